@@ -1,0 +1,137 @@
+"""Every check of an argument, with its message: what was given and what is legal."""
+
+import operator
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+T = TypeVar("T")
+
+
+def wrong(name: str, value: Any, legal: str) -> NoReturn:
+    """Raise the ValueError that every wrong value gets."""
+    raise ValueError(f"`{name}` (={value!r}) must be {legal}.")
+
+
+def choice(name: str, value: Any, table: Mapping[Any, T]) -> T:
+    """The entry of `table` that `value` names."""
+    if isinstance(value, str) and value in table:
+        return table[value]
+    wrong(name, value, "one of " + ", ".join(repr(key) for key in table))
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether x has values that can be looked at now."""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def real(name: str, x: Any) -> jax.Array:
+    """x as an array of floats: integers and bools become the default float, as in `jnp.mean`."""
+    if x is None or isinstance(x, (str, bytes, dict)):
+        raise TypeError(f"`{name}` (={x!r}) must be an array of real numbers.")
+    if type(x) in (int, bool):
+        x = float(x)  # stays weakly typed: it takes the dtype of the arrays beside it
+    try:
+        x = jnp.asarray(x)
+    except TypeError as error:
+        raise TypeError(f"`{name}` (of type {type(x).__name__}) must be an array of real numbers.") from error
+    if jnp.issubdtype(x.dtype, jnp.complexfloating) or not (
+        jnp.issubdtype(x.dtype, jnp.number) or jnp.issubdtype(x.dtype, jnp.bool_)
+    ):
+        raise TypeError(f"`{name}` (of dtype {x.dtype}) must have a real dtype: float, integer or bool.")
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.result_type(float))
+
+
+def no_infinities(x: jax.Array) -> None:
+    """Raise where a concrete input that is to be standardised has an infinity, which leaves no scale."""
+    if is_concrete(x):
+        with jax.ensure_compile_time_eval():
+            if bool(jnp.any(jnp.isinf(x))):
+                raise ValueError("The input (with infinities) must be finite where it is standardised (`standardize`).")
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """The dtype to compute in: float32 for the 16-bit floats, else the dtype itself."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def softness(value: ArrayLike, shape: tuple[int, ...], dtype: Any, *, against: str) -> jax.Array:
+    """`softness` in `dtype`, broadcast to `shape` unless it is a scalar; NaN where it is traced and not positive."""
+    if value is None or isinstance(value, (str, bytes, bool, complex)):
+        raise TypeError(f"`softness` (={value!r}) must be a positive number or an array of them.")
+    if is_concrete(value):
+        numbers = np.asarray(value)
+        if not (np.issubdtype(numbers.dtype, np.number) or jnp.issubdtype(numbers.dtype, jnp.floating)):
+            raise TypeError(f"`softness` (of dtype {numbers.dtype}) must be a positive number or an array of them.")
+        if not np.all(numbers > 0):
+            wrong("softness", value, "positive")
+    tau = jnp.asarray(value).astype(dtype)
+    tau = jnp.where(tau > 0, tau, jnp.full_like(tau, jnp.nan))
+    return broadcast("softness", tau, shape, against=against)
+
+
+def broadcast(name: str, x: jax.Array, shape: tuple[int, ...], *, against: str) -> jax.Array:
+    """x broadcast to `shape`; a scalar stays one."""
+    if x.ndim == 0:
+        return x
+    if x.ndim > len(shape) or any(
+        have not in (1, want) for have, want in zip(x.shape[::-1], shape[::-1], strict=False)
+    ):
+        wrong(f"{name}.shape", x.shape, f"broadcastable to {against}, {shape}")
+    return jnp.broadcast_to(x, shape)
+
+
+def together(**arrays: jax.Array) -> tuple[jax.Array, ...]:
+    """The arrays, promoted to one dtype and broadcast to one shape."""
+    shapes = {name: x.shape for name, x in arrays.items()}
+    try:
+        shape = np.broadcast_shapes(*shapes.values())
+    except ValueError as error:
+        listed = ", ".join(f"`{name}.shape` (={value})" for name, value in shapes.items())
+        raise ValueError(f"{listed} must be broadcastable to each other.") from error
+    dtypes = [x.dtype for x in arrays.values() if not _weak(x)] or [x.dtype for x in arrays.values()]
+    dtype = dtypes[0]
+    for other in dtypes[1:]:
+        dtype = jnp.promote_types(dtype, other)
+    return tuple(jnp.broadcast_to(x.astype(dtype), shape) for x in arrays.values())
+
+
+def _weak(x: jax.Array) -> bool:
+    return bool(getattr(x, "weak_type", False))
+
+
+def axis(name: str, value: Any, ndim: int) -> int:
+    """One axis as a number in [0, ndim)."""
+    try:
+        index = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"`{name}` (={value!r}) must be an integer.") from error
+    if not -ndim <= index < ndim:
+        wrong(name, index, f"in [{-ndim}, {ndim}) for an array with {ndim} axes")
+    return index % ndim
+
+
+def integer(name: str, value: Any, lowest: int, highest: int | None = None, *, why: str = "") -> int:
+    """A static integer in [lowest, highest]."""
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"`{name}` (={value!r}) must be a static integer.") from error
+    if isinstance(value, bool):
+        raise TypeError(f"`{name}` (={value!r}) must be a static integer.")
+    if number < lowest or (highest is not None and number > highest):
+        legal = f"at least {lowest}" if highest is None else f"in [{lowest}, {highest}]"
+        wrong(name, number, legal + why)
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """A static True or False."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TypeError(f"`{name}` (={value!r}) must be True or False.")

@@ -1,0 +1,66 @@
+"""What a method of soft ordering provides.
+
+A method defines the soft permutation P of keys (batch, n): row r (0 = smallest) is a distribution over the
+elements. `ranks` is a 1-D array of ranks, static (NumPy) or traced, in multiples of `rank_step`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._modes import Mode
+
+Ranks = np.ndarray | jax.Array
+Keys = Float[Array, "batch n"]
+PerRow = Float[Array, " batch"]
+
+
+class Rows(Protocol):
+    """rows(x, ranks, tau, mode) -> (batch, r, n): rows of P, for elements in the order given."""
+
+    def __call__(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]: ...
+
+
+class Apply(Protocol):
+    """apply(x, ranks, payload, tau, mode) -> (batch, r, d): rows of P times a payload (batch, n, d)."""
+
+    def __call__(
+        self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"], tau: PerRow, mode: Mode
+    ) -> Float[Array, "batch r d"]: ...
+
+
+class Rank(Protocol):
+    """rank(x, tau, mode) -> (batch, n): zero-based soft ranks, ascending."""
+
+    def __call__(self, x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]: ...
+
+
+@dataclass(frozen=True)
+class Order:
+    """One method.
+
+    `rows` is None for a method that yields values only. `rank_step` is 1/2 where rows at half-integer ranks have
+    a meaning of their own. `joint` says that rows depend on which others are asked for beside them.
+    `standardize` is the method's default.
+    """
+
+    name: str
+    rows: Rows | None
+    apply: Apply
+    rank: Rank
+    rank_step: float = 1.0
+    joint: bool = False
+    standardize: bool = False
+
+
+def applied(rows: Callable[..., Any]) -> Apply:
+    """The dense `apply`: materialise the rows and multiply."""
+
+    def apply(x, ranks, payload, tau, mode):
+        return jax.numpy.matmul(rows(x, ranks, tau, mode), payload, precision=jax.lax.Precision.HIGHEST)
+
+    return apply

@@ -1,0 +1,46 @@
+"""SoftSort (Prillo and Eisenschlos, arXiv:2006.16038): row r is the projection of -|s_r - x_j| / tau, s = sort(x)."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from .._modes import Mode
+from ._base import Keys, Order, PerRow, Ranks, applied
+
+
+def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
+    """sort(x)[ranks] along each row, by the cheapest hard operator that yields them."""
+    n = x.shape[-1]
+    if isinstance(ranks, np.ndarray):
+        if ranks.shape == (1,) and ranks[0] in (0, n - 1):
+            return (jnp.max if ranks[0] else jnp.min)(x, axis=-1, keepdims=True)
+        if ranks.shape == (n,) and np.array_equal(ranks, np.arange(n)):
+            return jnp.sort(x, axis=-1)
+        lowest = int(ranks.min())
+        if n - lowest <= n // 4:
+            return lax.top_k(x, n - lowest)[0][:, n - 1 - ranks.astype(int)]
+    return jnp.take(jnp.sort(x, axis=-1), jnp.asarray(ranks).astype(int), axis=-1)
+
+
+def _distributions(from_keys: Array, to_keys: Array, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    difference = from_keys[:, :, None] - to_keys[:, None, :]
+    distance = difference * lax.stop_gradient(jnp.sign(difference))  # jnp.abs has derivative 1 at a tie
+    scale = tau[:, None, None]
+    # Clamped where the weight is zero anyway, so that neither distance nor derivative overflows.
+    return mode.project(-jnp.minimum(distance, mode.reach * scale) / scale)
+
+
+def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    """Rows of P."""
+    return _distributions(order_statistics(x, ranks), x, tau, mode)
+
+
+def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+    """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
+    positions = jnp.arange(x.shape[-1], dtype=x.dtype)
+    weights = _distributions(x, jnp.sort(x, axis=-1), tau, mode)
+    return jnp.matmul(weights, positions, precision=lax.Precision.HIGHEST)
+
+
+SOFTSORT = Order("softsort", rows=rows, apply=applied(rows), rank=rank)

@@ -1,0 +1,468 @@
+"""Soft sorting, extrema, top-k and ranks: applications of one linear operator, the soft permutation.
+
+    sort(x) = P @ x      top_k(x, k) = P[-k:] @ x, P[-k:]      argsort(x) = P      max(x) = P[-1] @ x
+
+What `softness`, `mode`, `method`, `standardize` and `implementation` mean is written once, in docs/softness.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from . import _check, _dispatch
+from ._axis import Layout, layout_along, layout_reduced
+from ._modes import MODES, Mode
+from ._orders import ORDERS, Order
+from ._orders._keys import standardized, without_infinities
+from ._types import Axis, Implementation, MethodName, ModeName, SoftIndex, Softness
+
+
+class Softening(NamedTuple):
+    """What softening adds to an array operator, as the caller gave it."""
+
+    softness: Softness
+    mode: ModeName
+    method: MethodName
+    standardize: bool | None
+    implementation: Implementation | None
+
+
+@dataclass(frozen=True)
+class SoftRows:
+    """The soft permutation of every row of an input, ready to be applied. `mode` is None for the hard operator."""
+
+    x: Float[Array, "batch n"]
+    keys: Float[Array, "batch n"]
+    tau: Float[Array, " batch"]
+    bound: Float[Array, "batch 1"]
+    mode: Mode | None
+    order: Order
+    layout: Layout
+    dtype: jnp.dtype
+
+    @property
+    def n(self) -> int:
+        return self.layout.n
+
+    def _soft(self) -> Mode:
+        assert self.mode is not None
+        return self.mode
+
+    def rows(self, ranks: np.ndarray | Array) -> Float[Array, "batch r n"]:
+        """Rows of P in the input's dtype."""
+        return self.wide_rows(ranks).astype(self.dtype)
+
+    def values(self, ranks: np.ndarray | Array, gated_grad: bool) -> Float[Array, "batch r"]:
+        """Rows of P times the input, in its dtype."""
+        return self.wide_values(ranks, gated_grad).astype(self.dtype)
+
+    def wide_rows(self, ranks: np.ndarray | Array) -> Float[Array, "batch r n"]:
+        """Rows of P in the dtype they were computed in."""
+        assert self.order.rows is not None
+        return self.order.rows(self.keys, ranks, self.tau, self._soft())
+
+    def wide_values(self, ranks: np.ndarray | Array, gated_grad: bool) -> Float[Array, "batch r"]:
+        """Rows of P times the input, in the dtype they were computed in."""
+        keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
+        payload = without_infinities(self.x, self.tau)[0]
+        soft = self.order.apply(keys, ranks, payload[:, :, None], tau, self._soft())[:, :, 0]
+        infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
+        infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
+        return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
+
+    def rank(self) -> Float[Array, "batch n"]:
+        """Zero-based ascending ranks, not yet in the input's dtype."""
+        return self.order.rank(self.keys, self.tau, self._soft())
+
+
+def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:
+    """Check what the caller gave and lay the input out as rows; `index` says that rows of P will be asked for."""
+    mode = _check.choice("mode", softening.mode, MODES)
+    order = _check.choice("method", softening.method, ORDERS)
+    if softening.standardize is not None:
+        _check.flag("standardize", softening.standardize)
+    _dispatch.choose(softening.implementation)
+    if index and order.rows is None:
+        able = {name: entry for name, entry in ORDERS.items() if entry.rows is not None}
+        _check.wrong("method", softening.method, f"one of {', '.join(map(repr, able))} where indices are asked for")
+    dtype = _check.compute_dtype(x.dtype)
+    tau = layout.softness(softening.softness, dtype)
+    rows = layout.rows(x.astype(dtype))
+    finite, bound = without_infinities(rows, tau)
+    if order.standardize if softening.standardize is None else softening.standardize:
+        if mode is not None:
+            _check.no_infinities(x)
+        keys = standardized(rows)
+    else:
+        keys = finite
+    return SoftRows(rows, keys, tau, bound, mode, order, layout, x.dtype)
+
+
+def one_hot(indices: Array, n: int, dtype) -> SoftIndex:
+    """Integer indices (...) as SoftIndex (..., n)."""
+    return jax.nn.one_hot(indices, n, dtype=dtype)
+
+
+def _ascending(n: int) -> np.ndarray:
+    return np.arange(n)
+
+
+def argsort(
+    a: ArrayLike,
+    axis: int | None = -1,
+    *,
+    descending: bool = False,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> SoftIndex:
+    """Soft `jnp.argsort`: the soft permutation, one distribution over the elements for each rank.
+
+    **Arguments:**
+        a: array of any shape, with n elements along `axis`.
+        axis: the axis to sort along; None flattens a first.
+        descending: the largest first.
+        softness: positive; broadcastable to a's shape without `axis`.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+        method: "softsort", "neuralsort" or "ot".
+        standardize: work on sigmoid of the z-scores; None for the method's own default.
+        implementation: None to choose automatically.
+    **Returns:** SoftIndex (..., n, ..., n): a's shape, then the distribution.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    x, layout = layout_along(_check.real("a", a), axis)
+    descending = _check.flag("descending", descending)
+    soft = enter(x, layout, softening, index=True)
+    if soft.mode is None:
+        return one_hot(jnp.argsort(x, axis=layout.axes[0], descending=descending), layout.n, x.dtype)
+    p = soft.rows(_ascending(soft.n))
+    return layout.along_index(p[:, ::-1] if descending else p)
+
+
+def sort(
+    a: ArrayLike,
+    axis: int | None = -1,
+    *,
+    descending: bool = False,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+    gated_grad: bool = True,
+) -> Array:
+    """Soft `jnp.sort`: P @ a.
+
+    **Arguments:**
+        a: array of any shape.
+        axis: the axis to sort along; None flattens a first.
+        descending: the largest first.
+        softness: positive; broadcastable to a's shape without `axis`. In units of a (of the keys in (0, 1) where
+            standardised).
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+        method: "softsort", "neuralsort" or "ot".
+        standardize: work on sigmoid of the z-scores; None for the method's own default.
+        implementation: None to choose automatically.
+        gated_grad: False stops the gradient through P and keeps that through the values it averages.
+    **Returns:** an array like a.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    x, layout = layout_along(_check.real("a", a), axis)
+    descending, gated_grad = _check.flag("descending", descending), _check.flag("gated_grad", gated_grad)
+    soft = enter(x, layout, softening, index=False)
+    if soft.mode is None:
+        return jnp.sort(x, axis=layout.axes[0], descending=descending)
+    y = soft.values(_ascending(soft.n), gated_grad)
+    return layout.along(y[:, ::-1] if descending else y)
+
+
+def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Softening, largest: bool) -> SoftIndex:
+    x, keepdims = _check.real("a", a), _check.flag("keepdims", keepdims)
+    layout = layout_reduced(x, None if axis is None else _check.axis("axis", axis, x.ndim))
+    soft = enter(x, layout, softening, index=True)
+    if soft.mode is None:
+        hard = jnp.argmax if largest else jnp.argmin
+        return one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, x.dtype)
+    p = soft.rows(np.array([soft.n - 1 if largest else 0]))[:, 0]
+    return layout.reduced_index(p, keepdims)
+
+
+def _extreme(a: ArrayLike, axis: Axis, keepdims: bool, softening: Softening, gated_grad: bool, largest: bool) -> Array:
+    x, keepdims = _check.real("a", a), _check.flag("keepdims", keepdims)
+    layout, gated_grad = layout_reduced(x, axis), _check.flag("gated_grad", gated_grad)
+    soft = enter(x, layout, softening, index=False)
+    if soft.mode is None:
+        return (jnp.max if largest else jnp.min)(x, axis=layout.axes, keepdims=keepdims)
+    y = soft.values(np.array([soft.n - 1 if largest else 0]), gated_grad)[:, 0]
+    return layout.reduced(y, keepdims)
+
+
+def argmax(
+    a: ArrayLike,
+    axis: int | None = None,
+    *,
+    keepdims: bool = False,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> SoftIndex:
+    """Soft `jnp.argmax`: the last row of P. With SoftSort it is the projection of a / softness (softmax).
+
+    **Arguments:**
+        a: array of any shape, with n elements along `axis`.
+        axis: the axis to reduce; None flattens a first.
+        keepdims: keep the reduced axes with size 1.
+        softness: positive; broadcastable to a's shape without `axis`.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+        method: "softsort", "neuralsort" or "ot".
+        standardize: work on sigmoid of the z-scores; None for the method's own default.
+        implementation: None to choose automatically.
+    **Returns:** SoftIndex: a's shape without `axis`, then n.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _arg_extreme(a, axis, keepdims, softening, largest=True)
+
+
+def argmin(
+    a: ArrayLike,
+    axis: int | None = None,
+    *,
+    keepdims: bool = False,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> SoftIndex:
+    """Soft `jnp.argmin`: the first row of P. Arguments, returns, raises and source as in `argmax`.
+
+    **Arguments:** see `argmax`.
+    **Returns:** SoftIndex: a's shape without `axis`, then n.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _arg_extreme(a, axis, keepdims, softening, largest=False)
+
+
+def max(
+    a: ArrayLike,
+    axis: Axis = None,
+    *,
+    keepdims: bool = False,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+    gated_grad: bool = True,
+) -> Array:
+    """Soft `jnp.max`: the last row of P times a. With SoftSort the softmax-weighted mean.
+
+    **Arguments:**
+        a: array of any shape.
+        axis: the axis or axes to reduce; None for all.
+        keepdims: keep the reduced axes with size 1.
+        softness: positive; broadcastable to a's shape without `axis`.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+        method: "softsort", "neuralsort" or "ot".
+        standardize: work on sigmoid of the z-scores; None for the method's own default.
+        implementation: None to choose automatically.
+        gated_grad: False stops the gradient through P and keeps that through the values it averages.
+    **Returns:** an array of a's shape without `axis`.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _extreme(a, axis, keepdims, softening, gated_grad, largest=True)
+
+
+def min(
+    a: ArrayLike,
+    axis: Axis = None,
+    *,
+    keepdims: bool = False,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+    gated_grad: bool = True,
+) -> Array:
+    """Soft `jnp.min`: the first row of P times a. Arguments, returns, raises and source as in `max`.
+
+    **Arguments:** see `max`.
+    **Returns:** an array of a's shape without `axis`.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _extreme(a, axis, keepdims, softening, gated_grad, largest=False)
+
+
+def _top(operand: ArrayLike, k: int, axis: int, softening: Softening) -> tuple[Array, Layout, int, SoftRows]:
+    x, layout = layout_along(_check.real("operand", operand), _check.axis("axis", axis, jnp.ndim(operand)))
+    k = _check.integer("k", k, 1, layout.n, why=", the number of elements along `axis`")
+    return x, layout, k, enter(x, layout, softening, index=True)
+
+
+def _top_ranks(n: int, k: int) -> np.ndarray:
+    return np.arange(n - k, n)
+
+
+def _hard_top_k(x: Array, layout: Layout, k: int) -> tuple[Array, Array]:
+    values, indices = lax.top_k(x, k, axis=layout.axes[0])
+    return values, one_hot(indices, layout.n, x.dtype)
+
+
+def argtop_k(
+    operand: ArrayLike,
+    k: int,
+    *,
+    axis: int = -1,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> SoftIndex:
+    """Soft indices of the k largest, in descending order: the last k rows of P, reversed.
+
+    **Arguments:** see `top_k`.
+    **Returns:** SoftIndex (..., k, ..., n).
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    x, layout, k, soft = _top(operand, k, axis, softening)
+    if soft.mode is None:
+        return _hard_top_k(x, layout, k)[1]
+    return layout.along_index(soft.rows(_top_ranks(soft.n, k))[:, ::-1])
+
+
+def top_k(
+    operand: ArrayLike,
+    k: int,
+    *,
+    axis: int = -1,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+    gated_grad: bool = True,
+) -> tuple[Array, SoftIndex]:
+    """Soft `jax.lax.top_k`: values and soft indices of the k largest, in descending order.
+
+    **Arguments:**
+        operand: array of any shape, with n elements along `axis`.
+        k: how many, a static integer in [1, n].
+        axis: the axis to select along.
+        softness: positive; broadcastable to operand's shape without `axis`.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+        method: "softsort", "neuralsort" or "ot".
+        standardize: work on sigmoid of the z-scores; None for the method's own default.
+        implementation: None to choose automatically.
+        gated_grad: False stops the gradient of the values through P.
+    **Returns:** values (..., k, ...) and SoftIndex (..., k, ..., n).
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    gated_grad = _check.flag("gated_grad", gated_grad)
+    x, layout, k, soft = _top(operand, k, axis, softening)
+    if soft.mode is None:
+        return _hard_top_k(x, layout, k)
+    ranks = _top_ranks(soft.n, k)
+    values = soft.values(ranks, gated_grad)[:, ::-1]
+    return layout.along(values), layout.along_index(soft.rows(ranks)[:, ::-1])
+
+
+def ranking(
+    a: ArrayLike,
+    axis: int | None = -1,
+    *,
+    descending: bool = True,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> Array:
+    """Soft zero-based ranks, the inverse permutation of `argsort`; 0 is the largest unless `descending` is False.
+
+    Ties share their average rank, in the hard mode too; without ties that is jnp.argsort(jnp.argsort(a)).
+
+    **Arguments:**
+        a: array of any shape.
+        axis: the axis to rank along; None ranks the flattened a.
+        descending: whether the largest has rank 0.
+        softness: positive; broadcastable to a's shape without `axis`.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+        method: "softsort", "neuralsort" or "ot".
+        standardize: work on sigmoid of the z-scores; None for the method's own default.
+        implementation: None to choose automatically.
+    **Returns:** an array like a (flattened if axis is None), with values in [0, n - 1].
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _ranking(a, axis, descending, softening, first=0)
+
+
+def rank(
+    a: ArrayLike,
+    axis: int | None = -1,
+    *,
+    descending: bool = True,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> Array:
+    """Soft one-based ranks: `ranking` + 1; the hard mode is `jax.scipy.stats.rankdata` for descending=False.
+
+    **Arguments:** see `ranking`.
+    **Returns:** an array like a (flattened if axis is None), with values in [1, n].
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _ranking(a, axis, descending, softening, first=1)
+
+
+def _ranking(a: ArrayLike, axis: int | None, descending: bool, softening: Softening, first: int) -> Array:
+    x, layout = layout_along(_check.real("a", a), axis)
+    descending = _check.flag("descending", descending)
+    soft = enter(x, layout, softening, index=False)
+    ascending = _hard_ranking(soft.x) if soft.mode is None else soft.rank()
+    ranks = soft.n - 1 - ascending if descending else ascending
+    return layout.along((ranks + first).astype(x.dtype))
+
+
+def _hard_ranking(x: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
+    """Average zero-based ranks: elements before, plus half of the others that are equal."""
+    s = jnp.sort(x, axis=-1)
+    search: Callable[..., Array] = jax.vmap(jnp.searchsorted, in_axes=(0, 0))
+    before = search(s, x)
+    through = jax.vmap(lambda row, v: jnp.searchsorted(row, v, side="right"))(s, x)
+    average = (before + through - 1).astype(x.dtype) / 2
+    return jnp.where(jnp.any(jnp.isnan(x), axis=-1, keepdims=True), jnp.full_like(x, jnp.nan), average)

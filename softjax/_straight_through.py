@@ -1,0 +1,110 @@
+"""Straight-through estimation: the hard operator's value with the soft operator's derivative.
+
+(Bengio, Leonard and Courville, arXiv:1308.3432.) The soft operator exists in the derivative only: an undifferentiated
+call runs the hard one alone.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _check, _compare, _elementwise, _quantile, _sorting
+from ._modes import MODES
+
+
+def grad_replace(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """fn with the value of `fn(..., forward=True)` and the derivative of `fn(..., forward=False)`.
+
+    **Arguments:**
+        fn: a function with a boolean keyword `forward`, of any arguments; both forms return arrays of the same
+            shapes and dtypes. Floating-point arrays among the arguments, in containers too, are differentiated.
+    **Returns:** a function of fn's other arguments, for use under jit, vmap, grad and jvp.
+    **Raises:** whatever fn raises.
+    **Source:** Bengio, Leonard and Courville, arXiv:1308.3432.
+    """
+    return _replace(fn, {"forward": True}, {"forward": False})
+
+
+def st(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The straight-through form of fn: the value of mode="hard", the derivative of the mode asked for.
+
+    **Arguments:**
+        fn: a function with a keyword `mode` that knows "hard"; as for `grad_replace`.
+    **Returns:** a function with fn's signature and documentation.
+    **Raises:** whatever fn raises.
+    **Source:** Bengio, Leonard and Courville, arXiv:1308.3432.
+    """
+    form = _replace(fn, {"mode": "hard"}, {})
+    form.__name__ = form.__qualname__ = f"{getattr(fn, '__name__', 'fn')}_st"
+    form.__doc__ = f"Straight-through: the hard mode's value, the soft mode's derivative.\n\n    {fn.__doc__ or ''}"
+    return form
+
+
+def _replace(fn: Callable[..., Any], forward: dict[str, Any], backward: dict[str, Any]) -> Callable[..., Any]:
+    """fn called with the keywords `forward` for the value and with `backward` for the derivative."""
+    legal = MODES if fn.__module__.startswith("softjax.") else None
+
+    @functools.wraps(fn)
+    def replaced(*args, **kwargs):
+        if legal is not None and "mode" in kwargs:  # the value alone would not notice a wrong one
+            _check.choice("mode", kwargs["mode"], legal)
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        moving = [i for i, leaf in enumerate(leaves) if _is_differentiable(leaf)]
+
+        def call(keywords, arrays):
+            filled = dict(zip(moving, arrays, strict=True))
+            args, kwargs = jax.tree.unflatten(tree, [filled.get(i, leaf) for i, leaf in enumerate(leaves)])
+            return fn(*args, **{**kwargs, **keywords})
+
+        @jax.custom_jvp
+        def value(*arrays):
+            return call(forward, arrays)
+
+        @value.defjvp
+        def value_jvp(primals, tangents):
+            return value(*primals), jax.jvp(lambda *arrays: call(backward, arrays), primals, tangents)[1]
+
+        return value(*(leaves[i] for i in moving))
+
+    return replaced
+
+
+def _is_differentiable(leaf: Any) -> bool:
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+abs_st = st(_elementwise.abs)
+clip_st = st(_elementwise.clip)
+heaviside_st = st(_elementwise.heaviside)
+relu_st = st(_elementwise.relu)
+round_st = st(_elementwise.round)
+sigmoidal_st = st(_elementwise.sigmoidal)
+sign_st = st(_elementwise.sign)
+softrelu_st = st(_elementwise.softrelu)
+equal_st = st(_compare.equal)
+greater_st = st(_compare.greater)
+greater_equal_st = st(_compare.greater_equal)
+isclose_st = st(_compare.isclose)
+less_st = st(_compare.less)
+less_equal_st = st(_compare.less_equal)
+not_equal_st = st(_compare.not_equal)
+argmax_st = st(_sorting.argmax)
+argmin_st = st(_sorting.argmin)
+argsort_st = st(_sorting.argsort)
+argtop_k_st = st(_sorting.argtop_k)
+max_st = st(_sorting.max)
+min_st = st(_sorting.min)
+rank_st = st(_sorting.rank)
+ranking_st = st(_sorting.ranking)
+sort_st = st(_sorting.sort)
+top_k_st = st(_sorting.top_k)
+argmedian_st = st(_quantile.argmedian)
+argpercentile_st = st(_quantile.argpercentile)
+argquantile_st = st(_quantile.argquantile)
+median_st = st(_quantile.median)
+percentile_st = st(_quantile.percentile)
+quantile_st = st(_quantile.quantile)
