@@ -20,6 +20,7 @@ from . import _check, _dispatch
 from ._axis import Layout, layout_along, layout_reduced
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
+from ._orders._base import Forms
 from ._orders._keys import standardized, without_infinities
 from ._types import Axis, Implementation, MethodName, ModeName, SoftIndex, Softness
 
@@ -36,14 +37,20 @@ class Softening(NamedTuple):
 
 @dataclass(frozen=True)
 class SoftRows:
-    """The soft permutation of every row of an input, ready to be applied. `mode` is None for the hard operator."""
+    """The soft permutation of every row of an input, ready to be applied.
+
+    `finite` is the input with its infinities moved to finite places, `keys` that or its standardised form. Values
+    beyond `bound` stem from an infinity. `mode` is None for the hard operator.
+    """
 
     x: Float[Array, "batch n"]
+    finite: Float[Array, "batch n"]
     keys: Float[Array, "batch n"]
     tau: Float[Array, " batch"]
     bound: Float[Array, "batch 1"]
     mode: Mode | None
     order: Order
+    forms: Forms
     layout: Layout
     dtype: jnp.dtype
 
@@ -65,21 +72,21 @@ class SoftRows:
 
     def wide_rows(self, ranks: np.ndarray | Array) -> Float[Array, "batch r n"]:
         """Rows of P in the dtype they were computed in."""
-        assert self.order.rows is not None
-        return self.order.rows(self.keys, ranks, self.tau, self._soft())
+        assert self.forms.rows is not None
+        return self.forms.rows(self.keys, ranks, self.tau, self._soft())
 
     def wide_values(self, ranks: np.ndarray | Array, gated_grad: bool) -> Float[Array, "batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
         keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
-        payload = without_infinities(self.x, self.tau)[0]
-        soft = self.order.apply(keys, ranks, payload[:, :, None], tau, self._soft())[:, :, 0]
+        payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
+        soft = self.forms.apply(keys, ranks, payload, tau, self._soft())[:, :, 0]
         infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
         infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
         return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
 
     def rank(self) -> Float[Array, "batch n"]:
         """Zero-based ascending ranks, not yet in the input's dtype."""
-        return self.order.rank(self.keys, self.tau, self._soft())
+        return self.forms.rank(self.keys, self.tau, self._soft())
 
 
 def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:
@@ -88,9 +95,9 @@ def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> Sof
     order = _check.choice("method", softening.method, ORDERS)
     if softening.standardize is not None:
         _check.flag("standardize", softening.standardize)
-    _dispatch.choose(softening.implementation)
-    if index and order.rows is None:
-        able = {name: entry for name, entry in ORDERS.items() if entry.rows is not None}
+    forms = order.forms(_dispatch.choose(softening.implementation).implementation)
+    if index and forms.rows is None:
+        able = {name: entry for name, entry in ORDERS.items() if entry.dense.rows is not None}
         _check.wrong("method", softening.method, f"one of {', '.join(map(repr, able))} where indices are asked for")
     dtype = _check.compute_dtype(x.dtype)
     tau = layout.softness(softening.softness, dtype)
@@ -102,7 +109,7 @@ def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> Sof
         keys = standardized(rows)
     else:
         keys = finite
-    return SoftRows(rows, keys, tau, bound, mode, order, layout, x.dtype)
+    return SoftRows(rows, finite, keys, tau, bound, mode, order, forms, layout, x.dtype)
 
 
 def one_hot(indices: Array, n: int, dtype) -> SoftIndex:

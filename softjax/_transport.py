@@ -44,8 +44,8 @@ def plan(
 
 
 def _logits(psi, y, anchors, masses, tau) -> Plan:
-    z = psi[:, None, :] - (y[:, :, None] - anchors) ** 2 / tau[:, None, None]
-    return jnp.where(masses > 0, z, jnp.full_like(z, _NEVER))
+    z = psi[:, None, :] - (y[:, :, None] - anchors[None, None]) ** 2 / tau[:, None, None]
+    return jnp.where(masses[None, None] > 0, z, jnp.full_like(z, _NEVER))
 
 
 def _linearised(mode: Mode, p: Plan):
@@ -60,15 +60,16 @@ def _laplacian(mode: Mode, p: Plan) -> Float[Array, "batch k k"]:
     w = mode.sensitivity(p)
     scaled = w / jnp.sum(w, axis=-1, keepdims=True)
     coupling = jnp.matmul(w.transpose(0, 2, 1), scaled, precision=lax.Precision.HIGHEST)
-    coupling = coupling * (1 - jnp.eye(coupling.shape[-1], dtype=p.dtype))
-    return jnp.sum(coupling, axis=-1)[:, None, :] * jnp.eye(coupling.shape[-1], dtype=p.dtype) - coupling
+    identity = jnp.eye(p.shape[-1], dtype=p.dtype)[None]
+    coupling = coupling * (1 - identity)
+    return jnp.sum(coupling, axis=-1)[:, None, :] * identity - coupling
 
 
 def _regular_solve(h: Array, rhs: Array, damping: Array) -> Potentials:
     """(H + damping + constant part)^-1 rhs for a right-hand side whose entries sum to 0."""
     k = h.shape[-1]
     level = jnp.maximum(jnp.max(jnp.diagonal(h, axis1=-2, axis2=-1), axis=-1), damping)[:, None, None]
-    pinned = h + level / k + damping[:, None, None] * jnp.eye(k, dtype=h.dtype)
+    pinned = h + level / k + damping[:, None, None] * jnp.eye(k, dtype=h.dtype)[None]
     return jnp.linalg.solve(pinned, rhs[..., None])[..., 0]
 
 
@@ -83,7 +84,8 @@ def _start(y: Keys, anchors: Array, masses: Array, tau: Array) -> Potentials:
     s = jnp.sort(y, axis=-1)
     cut = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, max(n - 1, 1))
     boundary = (jnp.take(s, cut - 1, axis=-1) + jnp.take(s, jnp.minimum(cut, n - 1), axis=-1)) / 2
-    change = (anchors[1:] - anchors[:-1]) * (anchors[1:] + anchors[:-1] - 2 * boundary)
+    width, middle = jnp.diff(anchors)[None], (anchors[1:] + anchors[:-1])[None] / 2
+    change = 2 * width * (middle - boundary)
     psi = jnp.cumsum(change, axis=-1) / tau[:, None]
     psi = jnp.concatenate([jnp.zeros_like(psi[:, :1]), psi], axis=-1)
     return psi - jnp.mean(psi, axis=-1, keepdims=True)
@@ -99,11 +101,11 @@ class _State(NamedTuple):
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _potentials(mode: Mode, y, anchors, masses, tau) -> Potentials:
-    tolerance = _floor(y, masses)
+    tolerance, mass = _floor(y, masses), masses[None]
 
     def evaluate(psi):
         p = mode.project(_logits(psi, y, anchors, masses, tau))
-        return jnp.sum(p, axis=1) - masses, _laplacian(mode, p)
+        return jnp.sum(p, axis=1) - masses[None], _laplacian(mode, p)
 
     def error(residual):
         return jnp.max(jnp.abs(residual), axis=-1)
@@ -113,7 +115,7 @@ def _potentials(mode: Mode, y, anchors, masses, tau) -> Potentials:
 
     def alive(residual, before):
         # A column that a sparse mode empties has no slope and would stay empty: shrink it step by step.
-        return jnp.all(residual + masses >= 0.1 * jnp.minimum(before + masses, masses), axis=-1)
+        return jnp.all(residual + mass >= 0.1 * jnp.minimum(before + mass, mass), axis=-1)
 
     def improve(state):
         candidate = state.psi - _regular_solve(state.hessian, state.residual, state.damping)
@@ -144,6 +146,6 @@ def _potentials_jvp(mode, primals, tangents):
     psi = _potentials(mode, *primals)
     z, dz = jax.jvp(partial(_logits, psi), primals, tangents)
     p = mode.project(z)
-    change = jnp.sum(_linearised(mode, p)(dz), axis=1) - tangents[2]
+    change = jnp.sum(_linearised(mode, p)(dz), axis=1) - tangents[2][None]
     damping = jnp.broadcast_to(_floor(y, masses), tau.shape)
     return psi, -_regular_solve(_laplacian(mode, p), change, damping)

@@ -26,10 +26,13 @@ class Rows(Protocol):
 
 
 class Apply(Protocol):
-    """apply(x, ranks, payload, tau, mode) -> (batch, r, d): rows of P times a payload (batch, n, d)."""
+    """apply(x, ranks, payload, tau, mode) -> (batch, r, d): rows of P times a payload (batch, n, d).
+
+    A payload of None stands for the keys themselves.
+    """
 
     def __call__(
-        self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"], tau: PerRow, mode: Mode
+        self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]: ...
 
 
@@ -40,27 +43,39 @@ class Rank(Protocol):
 
 
 @dataclass(frozen=True)
-class Order:
-    """One method.
+class Forms:
+    """One implementation of a method. `rows` is None for a method that yields values only."""
 
-    `rows` is None for a method that yields values only. `rank_step` is 1/2 where rows at half-integer ranks have
-    a meaning of their own. `joint` says that rows depend on which others are asked for beside them.
-    `standardize` is the method's default.
-    """
-
-    name: str
     rows: Rows | None
     apply: Apply
     rank: Rank
+
+
+@dataclass(frozen=True)
+class Order:
+    """One method: its implementations by name, "dense" (the readable definition) and "xla" (the fast form).
+
+    `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own. `joint` says that rows depend
+    on which others are asked for beside them. `standardize` is the method's default.
+    """
+
+    name: str
+    dense: Forms
+    xla: Forms
     rank_step: float = 1.0
     joint: bool = False
     standardize: bool = False
+
+    def forms(self, implementation: str) -> Forms:
+        """The implementation of that name."""
+        return {"dense": self.dense, "xla": self.xla}[implementation]
 
 
 def applied(rows: Callable[..., Any]) -> Apply:
     """The dense `apply`: materialise the rows and multiply."""
 
     def apply(x, ranks, payload, tau, mode):
+        payload = x[:, :, None] if payload is None else payload
         return jax.numpy.matmul(rows(x, ranks, tau, mode), payload, precision=jax.lax.Precision.HIGHEST)
 
     return apply

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._modes import Mode
-from ._base import Keys, Order, PerRow, Ranks, applied
+from ._base import Forms, Keys, PerRow, Ranks, applied
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -50,4 +50,4 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     return weighted / jnp.sum(p, axis=1)
 
 
-NEURALSORT = Order("neuralsort", rows=rows, apply=applied(rows), rank=rank, rank_step=0.5)
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)

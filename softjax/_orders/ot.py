@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from .._modes import Mode
 from .._transport import plan
-from ._base import Keys, Order, PerRow, Ranks, applied
+from ._base import Forms, Keys, PerRow, Ranks, applied
 
 
 class Targets(NamedTuple):
@@ -58,4 +58,4 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     return plan(x, t.anchors, t.masses, tau, mode) @ positions
 
 
-OT = Order("ot", rows=rows, apply=applied(rows), rank=rank, joint=True, standardize=True)
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)

@@ -6,7 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._modes import Mode
-from ._base import Keys, Order, PerRow, Ranks, applied
+from ._base import Forms, Keys, PerRow, Ranks, applied
 
 
 def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
@@ -43,4 +43,4 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     return jnp.matmul(weights, positions, precision=lax.Precision.HIGHEST)
 
 
-SOFTSORT = Order("softsort", rows=rows, apply=applied(rows), rank=rank)
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)

@@ -1,0 +1,49 @@
+"""Sorting with its permutation, the hard operation under every fast form."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from ._base import Keys, Ranks
+
+
+@jax.custom_jvp
+def sort_with_permutation(x: Keys) -> tuple[Keys, Int[Array, "batch n"]]:
+    """Ascending keys, and the index each came from. One sort carries both; its derivative is one gather."""
+    index = lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    s, permutation = lax.sort((x, index), dimension=1, num_keys=1)
+    return s, permutation
+
+
+@sort_with_permutation.defjvp  # pyright: ignore[reportArgumentType]  (float0 is a NumPy dtype)
+def _sort_jvp(primals, tangents):
+    s, permutation = sort_with_permutation(*primals)
+    no_tangent = np.zeros(permutation.shape, jax.dtypes.float0)
+    return (s, permutation), (gather(tangents[0], permutation), no_tangent)
+
+
+def gather(x: Float[Array, "batch n"], index: Int[Array, "batch r"]) -> Float[Array, "batch r"]:
+    """x[b, index[b, i]]; the indices are known to be in range."""
+    return jnp.take_along_axis(x, index, axis=-1, mode="promise_in_bounds")
+
+
+def unsort(y: Float[Array, "batch n"], permutation: Int[Array, "batch n"]) -> Float[Array, "batch n"]:
+    """The inverse of `gather` by a permutation: values in sorted order back to their elements."""
+    row = lax.broadcasted_iota(jnp.int32, permutation.shape, 0)
+    empty = jnp.zeros(y.shape, y.dtype)
+    return empty.at[row, permutation].set(y, unique_indices=True, mode="promise_in_bounds")
+
+
+def pick(y: Array, ranks: Ranks) -> Array:
+    """y[:, ranks], a slice where the ranks are static and contiguous."""
+    if isinstance(ranks, np.ndarray) and np.array_equal(ranks, np.arange(ranks[0], ranks[0] + len(ranks))):
+        return lax.slice_in_dim(y, int(ranks[0]), int(ranks[0]) + len(ranks), axis=1)
+    return jnp.take(y, jnp.asarray(ranks).astype(int), axis=1)
+
+
+flip = partial(lax.rev, dimensions=(1,))
+"""Reverse the order of elements in every row."""
