@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from . import _check
 from ._axis import Layout, layout_reduced
-from ._sorting import Softening, SoftRows, enter, one_hot
+from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
 
 RULES: dict[str, Callable] = {

@@ -1,13 +1,9 @@
-"""Soft sorting, extrema, top-k and ranks: applications of one linear operator, the soft permutation.
-
-    sort(x) = P @ x      top_k(x, k) = P[-k:] @ x, P[-k:]      argsort(x) = P      max(x) = P[-1] @ x
+"""Soft sorting, extrema, top-k and ranks.
 
 What `softness`, `mode`, `method`, `standardize` and `implementation` mean is written once, in docs/softness.md.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,105 +12,10 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from . import _check, _dispatch
+from . import _check
 from ._axis import Layout, layout_along, layout_reduced
-from ._modes import MODES, Mode
-from ._orders import ORDERS, Order
-from ._orders._base import Forms
-from ._orders._keys import standardized, without_infinities
+from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Implementation, MethodName, ModeName, SoftIndex, Softness
-
-
-class Softening(NamedTuple):
-    """What softening adds to an array operator, as the caller gave it."""
-
-    softness: Softness
-    mode: ModeName
-    method: MethodName
-    standardize: bool | None
-    implementation: Implementation | None
-
-
-@dataclass(frozen=True)
-class SoftRows:
-    """The soft permutation of every row of an input, ready to be applied.
-
-    `finite` is the input with its infinities moved to finite places, `keys` that or its standardised form. Values
-    beyond `bound` stem from an infinity. `mode` is None for the hard operator.
-    """
-
-    x: Float[Array, "batch n"]
-    finite: Float[Array, "batch n"]
-    keys: Float[Array, "batch n"]
-    tau: Float[Array, " batch"]
-    bound: Float[Array, "batch 1"]
-    mode: Mode | None
-    order: Order
-    forms: Forms
-    layout: Layout
-    dtype: jnp.dtype
-
-    @property
-    def n(self) -> int:
-        return self.layout.n
-
-    def _soft(self) -> Mode:
-        assert self.mode is not None
-        return self.mode
-
-    def rows(self, ranks: np.ndarray | Array) -> Float[Array, "batch r n"]:
-        """Rows of P in the input's dtype."""
-        return self.wide_rows(ranks).astype(self.dtype)
-
-    def values(self, ranks: np.ndarray | Array, gated_grad: bool) -> Float[Array, "batch r"]:
-        """Rows of P times the input, in its dtype."""
-        return self.wide_values(ranks, gated_grad).astype(self.dtype)
-
-    def wide_rows(self, ranks: np.ndarray | Array) -> Float[Array, "batch r n"]:
-        """Rows of P in the dtype they were computed in."""
-        assert self.forms.rows is not None
-        return self.forms.rows(self.keys, ranks, self.tau, self._soft())
-
-    def wide_values(self, ranks: np.ndarray | Array, gated_grad: bool) -> Float[Array, "batch r"]:
-        """Rows of P times the input, in the dtype they were computed in."""
-        keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
-        payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
-        soft = self.forms.apply(keys, ranks, payload, tau, self._soft())[:, :, 0]
-        infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
-        infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
-        return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
-
-    def rank(self) -> Float[Array, "batch n"]:
-        """Zero-based ascending ranks, not yet in the input's dtype."""
-        return self.forms.rank(self.keys, self.tau, self._soft())
-
-
-def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:
-    """Check what the caller gave and lay the input out as rows; `index` says that rows of P will be asked for."""
-    mode = _check.choice("mode", softening.mode, MODES)
-    order = _check.choice("method", softening.method, ORDERS)
-    if softening.standardize is not None:
-        _check.flag("standardize", softening.standardize)
-    forms = order.forms(_dispatch.choose(softening.implementation).implementation)
-    if index and forms.rows is None:
-        able = {name: entry for name, entry in ORDERS.items() if entry.dense.rows is not None}
-        _check.wrong("method", softening.method, f"one of {', '.join(map(repr, able))} where indices are asked for")
-    dtype = _check.compute_dtype(x.dtype)
-    tau = layout.softness(softening.softness, dtype)
-    rows = layout.rows(x.astype(dtype))
-    finite, bound = without_infinities(rows, tau)
-    if order.standardize if softening.standardize is None else softening.standardize:
-        if mode is not None:
-            _check.no_infinities(x)
-        keys = standardized(rows)
-    else:
-        keys = finite
-    return SoftRows(rows, finite, keys, tau, bound, mode, order, forms, layout, x.dtype)
-
-
-def one_hot(indices: Array, n: int, dtype) -> SoftIndex:
-    """Integer indices (...) as SoftIndex (..., n)."""
-    return jax.nn.one_hot(indices, n, dtype=dtype)
 
 
 def _ascending(n: int) -> np.ndarray:
