@@ -1,18 +1,22 @@
 """Regularised optimal transport from n keys of mass 1 to k anchors, by Newton's method on the semi-dual.
 
-Row i of the plan is the projection of z_ij = psi_j - (y_i - a_j)**2 / tau onto the simplex, so rows have mass 1 by
-construction and the k scaled potentials psi are the only unknowns. They solve F(psi) = column sums - masses = 0. With w
-the sensitivity of the projection, the Jacobian of F is the weighted Laplacian
+Row i of the plan is the projection onto the simplex of z_ij = psi_j + 2 (y_i - 1/2)(a_j - 1/2) / tau, the logits
+(g_j - (y_i - a_j)**2) / tau up to a constant of the row and with a_j**2 moved into psi_j: the smallest numbers that
+say the same. Rows have mass 1 by construction and the k potentials psi are the only unknowns. They solve
+F(psi) = column sums - masses = 0. With w the sensitivity of the projection, the Jacobian of F is the Laplacian
 
     H_jk = delta_jk sum_i w_ij - sum_i w_ij w_ik / sum_l w_il,
 
 symmetric, positive semi-definite, singular along the constant vector. Newton starts at the dual of the
 unregularised problem, whose cell boundaries lie midway between consecutive keys, and is damped by a multiple of the
-identity (Levenberg and Marquardt). The derivative of psi follows from the implicit function theorem: one k x k solve.
+identity (Levenberg and Marquardt). The derivative of psi follows from the implicit function theorem.
+
+Few anchors: H is a dense k x k matrix. Many: `_transport_stream` applies it without storing it.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,29 +34,94 @@ Plan = Float[Array, "batch n k"]
 Potentials = Float[Array, "batch k"]
 
 
-def plan(
-    y: Keys, anchors: Float[Array, " k"], masses: Float[Array, " k"], tau: Float[Array, " batch"], mode: Mode
-) -> Plan:
+class Problem(NamedTuple):
+    """What a plan depends on: n keys a row, k anchors with their masses, one softness a row."""
+
+    y: Keys
+    anchors: Float[Array, " k"]
+    masses: Float[Array, " k"]
+    tau: Float[Array, " batch"]
+
+
+def plan(problem: Problem, mode: Mode) -> Plan:
     """The transport plan: rows sum to 1, columns to `masses`.
 
-    Differentiable any number of times in y, anchors, masses and tau.
+    Differentiable any number of times in the problem's arrays.
     """
+    y, anchors, _, tau = problem
     if anchors.shape[0] == 1:
         return jnp.ones(y.shape + (1,), y.dtype) + 0 * (y + tau[:, None])[:, :, None]
-    psi = _potentials(mode, y, anchors, masses, tau)
-    return mode.project(_logits(psi, y, anchors, masses, tau))
+    return mode.project(logits(potentials(mode, problem), problem))
 
 
-def _logits(psi, y, anchors, masses, tau) -> Plan:
-    z = psi[:, None, :] - (y[:, :, None] - anchors[None, None]) ** 2 / tau[:, None, None]
+def logits(psi: Potentials, problem: Problem) -> Plan:
+    """z, with which rows of the plan are mode.project(z)."""
+    y, anchors, masses, tau = problem
+    z = psi[:, None, :] + (2 / tau[:, None] * (y - 0.5))[:, :, None] * (anchors - 0.5)[None, None]
     return jnp.where(masses[None, None] > 0, z, jnp.full_like(z, _NEVER))
 
 
-def _linearised(mode: Mode, p: Plan):
-    """D -> the change of the plan p when its logits change by D."""
-    w = mode.sensitivity(p)
-    total = jnp.sum(w, axis=-1, keepdims=True)
-    return lambda d: w * (d - jnp.sum(w * d, axis=-1, keepdims=True) / total)
+def start(problem: Problem) -> Potentials:
+    """The dual of the hard problem: two anchors' logits are equal at the boundary of their cells."""
+    y, anchors, masses, tau = problem
+    n = y.shape[-1]
+    s = jnp.sort(y, axis=-1)
+    cut = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, max(n - 1, 1))
+    boundary = (jnp.take(s, cut - 1, axis=-1) + jnp.take(s, jnp.minimum(cut, n - 1), axis=-1)) / 2
+    psi = jnp.cumsum(jnp.diff(anchors)[None] * (1 - 2 * boundary), axis=-1) / tau[:, None]
+    psi = jnp.concatenate([jnp.zeros_like(psi[:, :1]), psi], axis=-1)
+    return psi - jnp.mean(psi, axis=-1, keepdims=True)
+
+
+def rounding(problem: Problem) -> Array:
+    """The rounding of a column sum, in elements: no residual below it means anything."""
+    return 4 * jnp.finfo(problem.y.dtype).eps * jnp.max(problem.masses)
+
+
+class _State(NamedTuple):
+    psi: Potentials
+    residual: Potentials
+    curvature: Any
+    damping: Float[Array, " batch"]
+    step: Array
+
+
+def newton(
+    problem: Problem,
+    evaluate: Callable[[Potentials], tuple[Potentials, Any]],
+    solve: Callable[[Any, Potentials, Array], Potentials],
+) -> Potentials:
+    """The potentials, from evaluate(psi) -> (F, curvature) and solve(curvature, F, damping) -> (H + damping)^-1 F."""
+    tolerance, mass = rounding(problem), problem.masses[None]
+
+    def active(state):
+        return (jnp.max(jnp.abs(state.residual), axis=-1) > tolerance) & (state.damping < 1e6 * jnp.max(mass))
+
+    def alive(residual, before):
+        # A column that a sparse mode empties has no slope and would stay empty: shrink it step by step.
+        return jnp.all(residual + mass >= 0.1 * jnp.minimum(before + mass, mass), axis=-1)
+
+    def improve(state):
+        candidate = state.psi - solve(state.curvature, state.residual, state.damping)
+        residual, curvature = evaluate(candidate)
+        smaller = jnp.sum(residual**2, -1) < jnp.sum(state.residual**2, -1)
+        better = active(state) & smaller & alive(residual, state.residual)
+
+        def pick(new, old):
+            return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)
+
+        damping = jnp.where(better, state.damping / 8, jnp.maximum(state.damping * 8, 1e-3))
+        damping = jnp.where(damping < 1e-6, tolerance, damping)
+        damping = jnp.where(active(state), damping, state.damping)
+        new = jax.tree.map(pick, (candidate, residual, curvature), tuple(state[:3]))
+        return _State(*new, damping, state.step + 1)
+
+    def unfinished(state):
+        return jnp.any(active(state)) & (state.step < _MAX_STEPS)
+
+    psi = start(problem)
+    damping = jnp.full_like(problem.tau, tolerance)
+    return lax.while_loop(unfinished, improve, _State(psi, *evaluate(psi), damping, jnp.zeros((), jnp.int32))).psi
 
 
 def _laplacian(mode: Mode, p: Plan) -> Float[Array, "batch k k"]:
@@ -65,87 +134,33 @@ def _laplacian(mode: Mode, p: Plan) -> Float[Array, "batch k k"]:
     return jnp.sum(coupling, axis=-1)[:, None, :] * identity - coupling
 
 
-def _regular_solve(h: Array, rhs: Array, damping: Array) -> Potentials:
-    """(H + damping + constant part)^-1 rhs for a right-hand side whose entries sum to 0."""
+def _solve(h: Array, rhs: Potentials, damping: Array) -> Potentials:
+    """(H + damping)^-1 rhs for a right-hand side whose entries sum to 0; the constant vector is pinned."""
     k = h.shape[-1]
     level = jnp.maximum(jnp.max(jnp.diagonal(h, axis1=-2, axis2=-1), axis=-1), damping)[:, None, None]
     pinned = h + level / k + damping[:, None, None] * jnp.eye(k, dtype=h.dtype)[None]
     return jnp.linalg.solve(pinned, rhs[..., None])[..., 0]
 
 
-def _floor(y: Keys, masses: Array) -> Array:
-    """The rounding of a column sum, in elements: no residual below it means anything."""
-    return 4 * jnp.finfo(y.dtype).eps * jnp.max(masses)
-
-
-def _start(y: Keys, anchors: Array, masses: Array, tau: Array) -> Potentials:
-    """The dual of the hard problem: boundary b between cells j, j+1 gives psi_{j+1} - psi_j."""
-    n = y.shape[-1]
-    s = jnp.sort(y, axis=-1)
-    cut = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, max(n - 1, 1))
-    boundary = (jnp.take(s, cut - 1, axis=-1) + jnp.take(s, jnp.minimum(cut, n - 1), axis=-1)) / 2
-    width, middle = jnp.diff(anchors)[None], (anchors[1:] + anchors[:-1])[None] / 2
-    change = 2 * width * (middle - boundary)
-    psi = jnp.cumsum(change, axis=-1) / tau[:, None]
-    psi = jnp.concatenate([jnp.zeros_like(psi[:, :1]), psi], axis=-1)
-    return psi - jnp.mean(psi, axis=-1, keepdims=True)
-
-
-class _State(NamedTuple):
-    psi: Potentials
-    residual: Potentials
-    hessian: Array
-    damping: Float[Array, " batch"]
-    step: Array
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _potentials(mode: Mode, y, anchors, masses, tau) -> Potentials:
-    tolerance, mass = _floor(y, masses), masses[None]
+def potentials(mode: Mode, problem: Problem) -> Potentials:
+    """The potentials of a problem with few anchors."""
 
     def evaluate(psi):
-        p = mode.project(_logits(psi, y, anchors, masses, tau))
-        return jnp.sum(p, axis=1) - masses[None], _laplacian(mode, p)
+        p = mode.project(logits(psi, problem))
+        return jnp.sum(p, axis=1) - problem.masses[None], _laplacian(mode, p)
 
-    def error(residual):
-        return jnp.max(jnp.abs(residual), axis=-1)
-
-    def active(state):
-        return (error(state.residual) > tolerance) & (state.damping < 1e6 * jnp.max(masses))
-
-    def alive(residual, before):
-        # A column that a sparse mode empties has no slope and would stay empty: shrink it step by step.
-        return jnp.all(residual + mass >= 0.1 * jnp.minimum(before + mass, mass), axis=-1)
-
-    def improve(state):
-        candidate = state.psi - _regular_solve(state.hessian, state.residual, state.damping)
-        residual, hessian = evaluate(candidate)
-        smaller = jnp.sum(residual**2, -1) < jnp.sum(state.residual**2, -1)
-        better = active(state) & smaller & alive(residual, state.residual)
-
-        def pick(new, old):
-            return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)
-
-        damping = jnp.where(better, state.damping / 8, jnp.maximum(state.damping * 8, 1e-3))
-        damping = jnp.where(damping < 1e-6, tolerance, damping)
-        damping = jnp.where(active(state), damping, state.damping)
-        new = (pick(candidate, state.psi), pick(residual, state.residual), pick(hessian, state.hessian))
-        return _State(*new, damping, state.step + 1)
-
-    def unfinished(state):
-        return jnp.any(active(state)) & (state.step < _MAX_STEPS)
-
-    psi = _start(y, anchors, masses, tau)
-    start = _State(psi, *evaluate(psi), jnp.full_like(tau, tolerance), jnp.zeros((), jnp.int32))
-    return lax.while_loop(unfinished, improve, start).psi
+    return newton(problem, evaluate, _solve)
 
 
-@_potentials.defjvp
+@potentials.defjvp
 def _potentials_jvp(mode, primals, tangents):
-    y, anchors, masses, tau = primals
-    psi = _potentials(mode, *primals)
-    z, dz = jax.jvp(partial(_logits, psi), primals, tangents)
+    (problem,), (change,) = primals, tangents
+    psi = potentials(mode, problem)
+    z, dz = jax.jvp(partial(logits, psi), (problem,), (change,))
     p = mode.project(z)
-    change = jnp.sum(_linearised(mode, p)(dz), axis=1) - tangents[2][None]
-    damping = jnp.broadcast_to(_floor(y, masses), tau.shape)
-    return psi, -_regular_solve(_laplacian(mode, p), change, damping)
+    w = mode.sensitivity(p)
+    dp = w * (dz - jnp.sum(w * dz, axis=-1, keepdims=True) / jnp.sum(w, axis=-1, keepdims=True))
+    excess = jnp.sum(dp, axis=1) - change.masses[None]
+    damping = jnp.broadcast_to(rounding(problem), problem.tau.shape)
+    return psi, -_solve(_laplacian(mode, p), excess, damping)

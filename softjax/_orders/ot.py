@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .. import _transport_stream as stream
 from .._modes import Mode
-from .._transport import plan
+from .._transport import Problem, plan
 from ._base import Forms, Keys, PerRow, Ranks, applied
 
 
@@ -44,18 +45,48 @@ def targets(ranks: Ranks, n: int, dtype) -> Targets:
     return Targets(place / jnp.maximum(place[-1], 1), masses, bins)
 
 
+def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
+    t = targets(ranks, x.shape[-1], x.dtype)
+    return Problem(x, t.anchors, t.masses, tau), t.bins
+
+
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P: columns of the plan, for ascending ranks that are all different."""
-    t = targets(ranks, x.shape[-1], x.dtype)
-    return plan(x, t.anchors, t.masses, tau, mode)[:, :, t.bins].transpose(0, 2, 1)
+    problem, bins = _problem(x, ranks, tau)
+    return plan(problem, mode)[:, :, bins].transpose(0, 2, 1)
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """Every element's expected anchor: rows of the plan are distributions over the ranks."""
-    n = x.shape[-1]
-    t = targets(np.arange(n), n, x.dtype)
-    positions = jnp.arange(n, dtype=x.dtype)
-    return plan(x, t.anchors, t.masses, tau, mode) @ positions
+    positions = jnp.arange(x.shape[-1], dtype=x.dtype)
+    return jnp.matmul(plan(_problem(x, np.arange(x.shape[-1]), tau)[0], mode), positions, precision="highest")
 
 
 DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)
+
+_FEW = 128
+"""Up to this many anchors the plan of n x anchors entries is kept, and its Laplacian inverted directly."""
+
+
+def streamed_apply(
+    x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+) -> Float[Array, "batch r d"]:
+    """Rows of P times the payload, in O(n) memory however many ranks are wanted."""
+    problem, bins = _problem(x, ranks, tau)
+    if problem.anchors.shape[0] <= _FEW:
+        return DENSE.apply(x, ranks, payload, tau, mode)
+    psi = stream.potentials(mode, problem)
+    payload = x[:, :, None] if payload is None else payload
+    return stream.collect(mode, psi, problem, payload)[:, bins]
+
+
+def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
+    """Every element's expected anchor, in O(n) memory."""
+    if x.shape[-1] <= _FEW:
+        return rank(x, tau, mode)
+    problem, _ = _problem(x, np.arange(x.shape[-1]), tau)
+    psi = stream.potentials(mode, problem)
+    return stream.distribute(mode, psi, problem, jnp.arange(x.shape[-1], dtype=x.dtype))
+
+
+FAST = Forms(rows=rows, apply=streamed_apply, rank=streamed_rank)
