@@ -1,0 +1,53 @@
+# `make demo` and `make test` need git, make and CPython >= 3.11; they install the rest into $(VENV).
+#   PYTHON=/path/to/python   the interpreter to build $(VENV) from (default: the newest that works)
+#   VENV=.venv-311           another environment
+#   PYTEST_ARGS="-k sort"    more arguments for pytest;  WORKERS=4  its processes
+
+VENV ?= .venv
+PYTHON ?=
+WORKERS ?= auto
+PYTEST_ARGS ?=
+
+export PYTHON
+# What an active environment leaves behind must not reach ours.
+unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+
+venv = sh ci/venv.sh "$(VENV)"
+
+.NOTPARALLEL:
+.PHONY: help demo test lint format check clean
+
+help:
+	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
+	@echo "make test    run the test suite"
+	@echo "make lint    formatting, lint, types and layer rules"
+	@echo "make format  rewrite the sources in the project's format"
+	@echo "make check   everything that CI runs"
+	@echo "make clean   remove what these commands made"
+
+demo:
+	@$(venv) examples
+	@"$(VENV)/bin/python" examples/digits_knn.py
+
+test:
+	@$(venv) test
+	@"$(VENV)/bin/python" -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
+
+lint:
+	@$(venv) dev
+	@"$(VENV)/bin/python" -m ruff format --check .
+	@"$(VENV)/bin/python" -m ruff check .
+	@"$(VENV)/bin/python" -m pyright --pythonpath "$(VENV)/bin/python"
+	@"$(VENV)/bin/python" ci/layers.py
+
+format:
+	@$(venv) dev
+	@"$(VENV)/bin/python" -m ruff check --fix .
+	@"$(VENV)/bin/python" -m ruff format .
+
+check:
+	@bash ci/check.sh
+
+clean:
+	rm -rf .venv .venv-311 .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
