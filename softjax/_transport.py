@@ -114,14 +114,15 @@ def newton(
         damping = jnp.where(damping < 1e-6, tolerance, damping)
         damping = jnp.where(active(state), damping, state.damping)
         new = jax.tree.map(pick, (candidate, residual, curvature), tuple(state[:3]))
-        return _State(*new, damping, state.step + 1)
+        return _State(new[0], new[1], new[2], damping, state.step + 1)
 
     def unfinished(state):
         return jnp.any(active(state)) & (state.step < _MAX_STEPS)
 
     psi = start(problem)
     damping = jnp.full_like(problem.tau, tolerance)
-    return lax.while_loop(unfinished, improve, _State(psi, *evaluate(psi), damping, jnp.zeros((), jnp.int32))).psi
+    residual, curvature = evaluate(psi)
+    return lax.while_loop(unfinished, improve, _State(psi, residual, curvature, damping, jnp.zeros((), jnp.int32))).psi
 
 
 def _laplacian(mode: Mode, p: Plan) -> Float[Array, "batch k k"]:

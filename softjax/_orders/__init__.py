@@ -1,11 +1,11 @@
 """The methods of soft ordering, one file each, and the table that names them."""
 
-from . import neuralsort, ot, softsort, softsort_fast
+from . import neuralsort, neuralsort_band, ot, softsort, softsort_fast
 from ._base import Order as Order
 
 ORDERS: dict[str, Order] = {
     "softsort": Order("softsort", dense=softsort.DENSE, xla=softsort_fast.FAST),
-    "neuralsort": Order("neuralsort", dense=neuralsort.DENSE, xla=neuralsort.DENSE, rank_step=0.5),
+    "neuralsort": Order("neuralsort", dense=neuralsort.DENSE, xla=neuralsort_band.FAST, rank_step=0.5),
     "ot": Order("ot", dense=ot.DENSE, xla=ot.FAST, joint=True, standardize=True),
 }
 """Every method by its public name; what a method can do is data in its entry."""

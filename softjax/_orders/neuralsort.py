@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._modes import Mode
+from ._band.ties import tie_terms
 from ._base import Forms, Keys, PerRow, Ranks, applied
 
 
@@ -39,7 +40,17 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     right = jnp.cumsum(jnp.where((j >= jnp.floor(r))[None], steps, zero), axis=-1)
     left = jnp.cumsum(jnp.where((j < jnp.floor(r))[None], steps, zero)[..., ::-1], axis=-1)[..., ::-1]
     logits = jnp.concatenate([start, right], axis=-1) - jnp.concatenate([left, start], axis=-1)
-    return mode.project(jnp.maximum(logits, -mode.reach))
+    return mode.project(jnp.maximum(logits, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
+
+
+def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
+    """Zero, with the derivative that makes |s_i - s_j| flat at a tie; the gap form takes one side's.
+
+    Terms that are constant in a row do not matter to its projection and are left out.
+    """
+    fixed = lax.stop_gradient(s)
+    own, others = tie_terms(fixed, s - fixed)
+    return (own - others) / tau[:, None]
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
