@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._modes import Mode
 
@@ -30,7 +30,7 @@ _NEVER = -1e30
 """The logit of an anchor that holds no mass."""
 
 Keys = Float[Array, "batch n"]
-Plan = Float[Array, "batch n k"]
+Plan = Float[Array, "batch k n"]
 Potentials = Float[Array, "batch k"]
 
 
@@ -44,21 +44,21 @@ class Problem(NamedTuple):
 
 
 def plan(problem: Problem, mode: Mode) -> Plan:
-    """The transport plan: rows sum to 1, columns to `masses`.
+    """The transport plan, transposed: anchors by keys. Sums over anchors are 1, sums over keys `masses`.
 
     Differentiable any number of times in the problem's arrays.
     """
     y, anchors, _, tau = problem
     if anchors.shape[0] == 1:
-        return jnp.ones(y.shape + (1,), y.dtype) + 0 * (y + tau[:, None])[:, :, None]
-    return mode.project(logits(potentials(mode, problem), problem))
+        return (jnp.ones_like(y) + 0 * (y + tau[:, None]))[:, None, :]
+    return mode.project(logits(potentials(mode, problem), problem), axis=1)
 
 
 def logits(psi: Potentials, problem: Problem) -> Plan:
-    """z, with which rows of the plan are mode.project(z)."""
+    """z, whose projection over the anchors is the plan; the long axis last, so that sums over anchors vectorise."""
     y, anchors, masses, tau = problem
-    z = psi[:, None, :] + (2 / tau[:, None] * (y - 0.5))[:, :, None] * (anchors - 0.5)[None, None]
-    return jnp.where(masses[None, None] > 0, z, jnp.full_like(z, _NEVER))
+    z = psi[:, :, None] + (2 / tau[:, None] * (y - 0.5))[:, None, :] * (anchors - 0.5)[None, :, None]
+    return jnp.where(masses[None, :, None] > 0, z, jnp.full_like(z, _NEVER))
 
 
 def start(problem: Problem) -> Potentials:
@@ -78,11 +78,17 @@ def rounding(problem: Problem) -> Array:
     return 4 * jnp.finfo(problem.y.dtype).eps * jnp.max(problem.masses)
 
 
+def sinkhorn_rounds(mode: Mode) -> int:
+    """Rounds before Newton: the update needs weights that are exponentials."""
+    return 2 if mode.degree is None else 0
+
+
 class _State(NamedTuple):
     psi: Potentials
     residual: Potentials
     curvature: Any
     damping: Float[Array, " batch"]
+    rejected: Bool[Array, " batch"]
     step: Array
 
 
@@ -90,12 +96,22 @@ def newton(
     problem: Problem,
     evaluate: Callable[[Potentials], tuple[Potentials, Any]],
     solve: Callable[[Any, Potentials, Array], Potentials],
+    rounds: int,
 ) -> Potentials:
-    """The potentials, from evaluate(psi) -> (F, curvature) and solve(curvature, F, damping) -> (H + damping)^-1 F."""
-    tolerance, mass = rounding(problem), problem.masses[None]
+    """The potentials, from evaluate(psi) -> (F, curvature) and solve(curvature, F, damping) -> (H + damping)^-1 F.
+
+    `rounds` of Sinkhorn's update come first: two of them bring the column sums within a small factor of the masses,
+    for which Newton alone needs about five steps, since the sums are exponential in psi.
+    """
+    floor, mass = rounding(problem), problem.masses[None]
+    # Potentials of size 1 / (2 tau) cannot place a mass any better.
+    goal = jnp.finfo(problem.y.dtype).eps * (2 * mass + 16 + 1 / problem.tau[:, None])
 
     def active(state):
-        return (jnp.max(jnp.abs(state.residual), axis=-1) > tolerance) & (state.damping < 1e6 * jnp.max(mass))
+        # Within reach of rounding, the first step that does not help is the last.
+        error = jnp.abs(state.residual)
+        stuck = state.rejected & (jnp.max(error, axis=-1) < floor) | (state.damping > 1e6 * jnp.max(mass))
+        return jnp.any(error > goal, axis=-1) & ~stuck
 
     def alive(residual, before):
         # A column that a sparse mode empties has no slope and would stay empty: shrink it step by step.
@@ -111,26 +127,30 @@ def newton(
             return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)
 
         damping = jnp.where(better, state.damping / 8, jnp.maximum(state.damping * 8, 1e-3))
-        damping = jnp.where(damping < 1e-6, tolerance, damping)
+        damping = jnp.where(damping < 1e-6, floor, damping)
         damping = jnp.where(active(state), damping, state.damping)
         new = jax.tree.map(pick, (candidate, residual, curvature), tuple(state[:3]))
-        return _State(new[0], new[1], new[2], damping, state.step + 1)
+        return _State(new[0], new[1], new[2], damping, ~better, state.step + 1)
 
     def unfinished(state):
         return jnp.any(active(state)) & (state.step < _MAX_STEPS)
 
     psi = start(problem)
-    damping = jnp.full_like(problem.tau, tolerance)
+    for _ in range(rounds):
+        received = evaluate(psi)[0] + mass
+        psi = psi + jnp.where(mass > 0, jnp.log(mass / received), jnp.zeros_like(received))
+    damping = jnp.full_like(problem.tau, floor)
     residual, curvature = evaluate(psi)
-    return lax.while_loop(unfinished, improve, _State(psi, residual, curvature, damping, jnp.zeros((), jnp.int32))).psi
+    first = _State(psi, residual, curvature, damping, jnp.zeros(damping.shape, bool), jnp.zeros((), jnp.int32))
+    return lax.while_loop(unfinished, improve, first).psi
 
 
 def _laplacian(mode: Mode, p: Plan) -> Float[Array, "batch k k"]:
     """H from its off-diagonal entries: the diagonal as their negative sum suffers no cancellation."""
     w = mode.sensitivity(p)
-    scaled = w / jnp.sum(w, axis=-1, keepdims=True)
-    coupling = jnp.matmul(w.transpose(0, 2, 1), scaled, precision=lax.Precision.HIGHEST)
-    identity = jnp.eye(p.shape[-1], dtype=p.dtype)[None]
+    scaled = w / jnp.sum(w, axis=1, keepdims=True)
+    coupling = jnp.matmul(w, scaled.transpose(0, 2, 1), precision=lax.Precision.HIGHEST)
+    identity = jnp.eye(p.shape[1], dtype=p.dtype)[None]
     coupling = coupling * (1 - identity)
     return jnp.sum(coupling, axis=-1)[:, None, :] * identity - coupling
 
@@ -148,10 +168,10 @@ def potentials(mode: Mode, problem: Problem) -> Potentials:
     """The potentials of a problem with few anchors."""
 
     def evaluate(psi):
-        p = mode.project(logits(psi, problem))
-        return jnp.sum(p, axis=1) - problem.masses[None], _laplacian(mode, p)
+        p = mode.project(logits(psi, problem), axis=1)
+        return jnp.sum(p, axis=2) - problem.masses[None], _laplacian(mode, p)
 
-    return newton(problem, evaluate, _solve)
+    return newton(problem, evaluate, _solve, rounds=sinkhorn_rounds(mode))
 
 
 @potentials.defjvp
@@ -159,9 +179,9 @@ def _potentials_jvp(mode, primals, tangents):
     (problem,), (change,) = primals, tangents
     psi = potentials(mode, problem)
     z, dz = jax.jvp(partial(logits, psi), (problem,), (change,))
-    p = mode.project(z)
+    p = mode.project(z, axis=1)
     w = mode.sensitivity(p)
-    dp = w * (dz - jnp.sum(w * dz, axis=-1, keepdims=True) / jnp.sum(w, axis=-1, keepdims=True))
-    excess = jnp.sum(dp, axis=1) - change.masses[None]
+    dp = w * (dz - jnp.sum(w * dz, axis=1, keepdims=True) / jnp.sum(w, axis=1, keepdims=True))
+    excess = jnp.sum(dp, axis=2) - change.masses[None]
     damping = jnp.broadcast_to(rounding(problem), problem.tau.shape)
     return psi, -_solve(_laplacian(mode, p), excess, damping)

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ._modes import Mode
-from ._transport import Keys, Potentials, Problem, logits, newton, rounding
+from ._transport import Keys, Potentials, Problem, logits, newton, rounding, sinkhorn_rounds
 
 _BLOCK = 1 << 16
 """About this many entries of the plan exist at a time, for each row of the batch (at least 8 rows' worth)."""
@@ -34,8 +34,8 @@ def _blocks(problem: Problem, *payload: Array) -> tuple[Array, ...]:
     return tuple(split(x) for x in (problem.y, jnp.ones_like(problem.y), *payload))
 
 
-def _plan_block(mode: Mode, psi: Potentials, problem: Problem, y: Array, mask: Array) -> Float[Array, "batch rows k"]:
-    return mode.project(logits(psi, problem._replace(y=y))) * mask[:, :, None]
+def _plan_block(mode: Mode, psi: Potentials, problem: Problem, y: Array, mask: Array) -> Float[Array, "batch k rows"]:
+    return mode.project(logits(psi, problem._replace(y=y)), axis=1) * mask[:, None, :]
 
 
 def column_sums(mode: Mode, psi: Potentials, problem: Problem) -> Potentials:
@@ -43,7 +43,7 @@ def column_sums(mode: Mode, psi: Potentials, problem: Problem) -> Potentials:
 
     @jax.checkpoint
     def add(total, part):
-        return total + jnp.sum(_plan_block(mode, psi, problem, *part), axis=1), None
+        return total + jnp.sum(_plan_block(mode, psi, problem, *part), axis=2), None
 
     return lax.scan(add, jnp.zeros_like(psi), _blocks(problem))[0]
 
@@ -55,7 +55,7 @@ def collect(mode: Mode, psi: Potentials, problem: Problem, payload: Float[Array,
     def add(total, part):
         y, mask, values = part
         p = _plan_block(mode, psi, problem, y, mask)
-        return total + jnp.matmul(p.transpose(0, 2, 1), values, precision=lax.Precision.HIGHEST), None
+        return total + jnp.matmul(p, values, precision=lax.Precision.HIGHEST), None
 
     empty = jnp.zeros(psi.shape + payload.shape[-1:], payload.dtype)
     return lax.scan(add, empty, _blocks(problem, payload))[0]
@@ -67,7 +67,7 @@ def distribute(mode: Mode, psi: Potentials, problem: Problem, values: Float[Arra
     @jax.checkpoint
     def evaluate(_, part):
         p = _plan_block(mode, psi, problem, *part)
-        return None, jnp.matmul(p, values, precision=lax.Precision.HIGHEST)
+        return None, jnp.matmul(values, p, precision=lax.Precision.HIGHEST)
 
     parts = lax.scan(evaluate, None, _blocks(problem))[1]
     batch, n = problem.y.shape
@@ -121,7 +121,7 @@ def potentials(mode: Mode, problem: Problem) -> Potentials:
     def solve(psi, residual, damping):
         return _conjugate_gradients(_curved(mode, psi, problem, damping), residual, 1e-2, 100)
 
-    return newton(problem, evaluate, solve)
+    return newton(problem, evaluate, solve, rounds=sinkhorn_rounds(mode))
 
 
 @potentials.defjvp

@@ -53,13 +53,13 @@ def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P: columns of the plan, for ascending ranks that are all different."""
     problem, bins = _problem(x, ranks, tau)
-    return plan(problem, mode)[:, :, bins].transpose(0, 2, 1)
+    return plan(problem, mode)[:, bins]
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """Every element's expected anchor: rows of the plan are distributions over the ranks."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    return jnp.matmul(plan(_problem(x, np.arange(x.shape[-1]), tau)[0], mode), positions, precision="highest")
+    return jnp.matmul(positions, plan(_problem(x, np.arange(x.shape[-1]), tau)[0], mode), precision="highest")
 
 
 DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)
