@@ -3,12 +3,13 @@
 sort(x) = P @ x      top_k(x, k) = P[-k:] @ x, P[-k:]      argsort(x) = P      max(x) = P[-1] @ x
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -16,7 +17,7 @@ from . import _check, _dispatch
 from ._axis import Layout
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
-from ._orders._base import Forms
+from ._orders._base import Forms, Ranks
 from ._orders._keys import standardized, without_infinities
 from ._types import Implementation, MethodName, ModeName, SoftIndex, Softness
 
@@ -58,31 +59,48 @@ class SoftRows:
         assert self.mode is not None
         return self.mode
 
-    def rows(self, ranks: np.ndarray | Array) -> Float[Array, "batch r n"]:
+    def rows(self, ranks: Ranks) -> Float[Array, "batch r n"]:
         """Rows of P in the input's dtype."""
         return self.wide_rows(ranks).astype(self.dtype)
 
-    def values(self, ranks: np.ndarray | Array, gated_grad: bool) -> Float[Array, "batch r"]:
+    def values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
         """Rows of P times the input, in its dtype."""
         return self.wide_values(ranks, gated_grad).astype(self.dtype)
 
-    def wide_rows(self, ranks: np.ndarray | Array) -> Float[Array, "batch r n"]:
+    def wide_rows(self, ranks: Ranks) -> Float[Array, "batch r n"]:
         """Rows of P in the dtype they were computed in."""
         assert self.forms.rows is not None
-        return self.forms.rows(self.keys, ranks, self.tau, self._soft())
+        return _call(self.forms.rows, self._soft(), ranks, self.keys, self.tau)
 
-    def wide_values(self, ranks: np.ndarray | Array, gated_grad: bool) -> Float[Array, "batch r"]:
+    def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
         keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
         payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
-        soft = self.forms.apply(keys, ranks, payload, tau, self._soft())[:, :, 0]
+        soft = _call(self.forms.apply, self._soft(), ranks, keys, payload, tau)[:, :, 0]
         infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
         infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
         return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
 
     def rank(self) -> Float[Array, "batch n"]:
         """Zero-based ascending ranks, not yet in the input's dtype."""
-        return self.forms.rank(self.keys, self.tau, self._soft())
+        return _call(self.forms.rank, self._soft(), None, self.keys, self.tau)
+
+
+def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None) -> Array:
+    """form(keys, [ranks], [payload], tau, mode), compiled: an eager call compiles it once for each shape."""
+    if isinstance(ranks, jax.Array):
+        return _with_traced_ranks(form, mode, ranks, *arrays)
+    return _with_static_ranks(form, mode, ranks, *arrays)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _with_static_ranks(form, mode, ranks, keys, *rest):
+    return form(keys, *(() if ranks is None else (ranks,)), *rest, mode)
+
+
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _with_traced_ranks(form, mode, ranks, keys, *rest):
+    return form(keys, ranks, *rest, mode)
 
 
 def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -16,10 +15,6 @@ from . import _check
 from ._axis import Layout, layout_along, layout_reduced
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Implementation, MethodName, ModeName, SoftIndex, Softness
-
-
-def _ascending(n: int) -> np.ndarray:
-    return np.arange(n)
 
 
 def argsort(
@@ -54,7 +49,7 @@ def argsort(
     soft = enter(x, layout, softening, index=True)
     if soft.mode is None:
         return one_hot(jnp.argsort(x, axis=layout.axes[0], descending=descending), layout.n, x.dtype)
-    p = soft.rows(_ascending(soft.n))
+    p = soft.rows(range(soft.n))
     return layout.along_index(p[:, ::-1] if descending else p)
 
 
@@ -93,8 +88,12 @@ def sort(
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return jnp.sort(x, axis=layout.axes[0], descending=descending)
-    y = soft.values(_ascending(soft.n), gated_grad)
+    y = soft.values(range(soft.n), gated_grad)
     return layout.along(y[:, ::-1] if descending else y)
+
+
+def _end(n: int, largest: bool) -> range:
+    return range(n - 1, n) if largest else range(1)
 
 
 def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Softening, largest: bool) -> SoftIndex:
@@ -104,7 +103,7 @@ def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Soft
     if soft.mode is None:
         hard = jnp.argmax if largest else jnp.argmin
         return one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, x.dtype)
-    p = soft.rows(np.array([soft.n - 1 if largest else 0]))[:, 0]
+    p = soft.rows(_end(soft.n, largest))[:, 0]
     return layout.reduced_index(p, keepdims)
 
 
@@ -114,7 +113,7 @@ def _extreme(a: ArrayLike, axis: Axis, keepdims: bool, softening: Softening, gat
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return (jnp.max if largest else jnp.min)(x, axis=layout.axes, keepdims=keepdims)
-    y = soft.values(np.array([soft.n - 1 if largest else 0]), gated_grad)[:, 0]
+    y = soft.values(_end(soft.n, largest), gated_grad)[:, 0]
     return layout.reduced(y, keepdims)
 
 
@@ -231,8 +230,8 @@ def _top(operand: ArrayLike, k: int, axis: int, softening: Softening) -> tuple[A
     return x, layout, k, enter(x, layout, softening, index=True)
 
 
-def _top_ranks(n: int, k: int) -> np.ndarray:
-    return np.arange(n - k, n)
+def _top_ranks(n: int, k: int) -> range:
+    return range(n - k, n)
 
 
 def _hard_top_k(x: Array, layout: Layout, k: int) -> tuple[Array, Array]:

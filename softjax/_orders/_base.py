@@ -1,7 +1,7 @@
 """What a method of soft ordering provides.
 
 A method defines the soft permutation P of keys (batch, n): row r (0 = smallest) is a distribution over the
-elements. `ranks` is a 1-D array of ranks, static (NumPy) or traced, in multiples of `rank_step`.
+elements. `ranks` is a range of step 1, or a 1-D array of ranks in multiples of `rank_step`.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._modes import Mode
 
-Ranks = np.ndarray | jax.Array
+Ranks = range | jax.Array
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]
 
@@ -71,11 +71,16 @@ class Order:
         return {"dense": self.dense, "xla": self.xla}[implementation]
 
 
+def as_array(ranks: Ranks, dtype) -> jax.Array:
+    """The ranks as a 1-D array."""
+    return jnp.arange(ranks.start, ranks.stop, dtype=dtype) if isinstance(ranks, range) else ranks.astype(dtype)
+
+
 def applied(rows: Callable[..., Any]) -> Apply:
     """The dense `apply`: materialise the rows and multiply."""
 
     def apply(x, ranks, payload, tau, mode):
         payload = x[:, :, None] if payload is None else payload
-        return jax.numpy.matmul(rows(x, ranks, tau, mode), payload, precision=jax.lax.Precision.HIGHEST)
+        return jnp.matmul(rows(x, ranks, tau, mode), payload, precision=jax.lax.Precision.HIGHEST)
 
     return apply

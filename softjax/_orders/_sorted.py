@@ -39,10 +39,10 @@ def unsort(y: Float[Array, "batch n"], permutation: Int[Array, "batch n"]) -> Fl
 
 
 def pick(y: Array, ranks: Ranks) -> Array:
-    """y[:, ranks], a slice where the ranks are static and contiguous."""
-    if isinstance(ranks, np.ndarray) and np.array_equal(ranks, np.arange(ranks[0], ranks[0] + len(ranks))):
-        return lax.slice_in_dim(y, int(ranks[0]), int(ranks[0]) + len(ranks), axis=1)
-    return jnp.take(y, jnp.asarray(ranks).astype(int), axis=1)
+    """y[:, ranks]."""
+    if isinstance(ranks, range):
+        return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=1)
+    return jnp.take(y, ranks.astype(int), axis=1)
 
 
 flip = partial(lax.rev, dimensions=(1,))

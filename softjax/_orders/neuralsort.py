@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from .._modes import Mode
 from ._band.ties import tie_terms
-from ._base import Forms, Keys, PerRow, Ranks, applied
+from ._base import Forms, Keys, PerRow, Ranks, applied, as_array
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -30,7 +30,7 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     if n == 1:
         return mode.project(jnp.zeros((batch, len(ranks), 1), s.dtype) + s[:, :, None] * 0)
     scale = tau[:, None, None]
-    r = jnp.asarray(ranks, s.dtype)[:, None]
+    r = as_array(ranks, s.dtype)[:, None]
     j = jnp.arange(n - 1, dtype=s.dtype)[None, :]
     # A gap beyond `reach` softnesses already ends a row's support; more would only overflow.
     gap = jnp.minimum((s[:, 1:] - s[:, :-1])[:, None, :], mode.reach * scale) / scale
@@ -56,7 +56,7 @@ def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    p = rows(x, positions, tau, mode)
+    p = rows(x, range(x.shape[-1]), tau, mode)
     weighted: Array = jnp.einsum("brn,r->bn", p, positions, precision=lax.Precision.HIGHEST)
     return weighted / jnp.sum(p, axis=1)
 

@@ -31,8 +31,8 @@ def targets(ranks: Ranks, n: int, dtype) -> Targets:
 
     Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it.
     """
-    if isinstance(ranks, np.ndarray):
-        ends = np.concatenate([[-1], ranks, [n]]).astype(int)
+    if isinstance(ranks, range):
+        ends = np.array([-1, *ranks, n])
         masses = np.stack([np.diff(ends) - 1, np.ones(len(ends) - 1, int)], axis=1).reshape(-1)[:-1]
         used = masses > 0
         bins = (np.cumsum(used) - 1)[1::2]
@@ -59,7 +59,7 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """Every element's expected anchor: rows of the plan are distributions over the ranks."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    return jnp.matmul(positions, plan(_problem(x, np.arange(x.shape[-1]), tau)[0], mode), precision="highest")
+    return jnp.matmul(positions, plan(_problem(x, range(x.shape[-1]), tau)[0], mode), precision="highest")
 
 
 DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)
@@ -84,7 +84,7 @@ def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """Every element's expected anchor, in O(n) memory."""
     if x.shape[-1] <= _FEW:
         return rank(x, tau, mode)
-    problem, _ = _problem(x, np.arange(x.shape[-1]), tau)
+    problem, _ = _problem(x, range(x.shape[-1]), tau)
     psi = stream.potentials(mode, problem)
     return stream.distribute(mode, psi, problem, jnp.arange(x.shape[-1], dtype=x.dtype))
 

@@ -1,26 +1,23 @@
 """SoftSort (Prillo and Eisenschlos, arXiv:2006.16038): row r is the projection of -|s_r - x_j| / tau, s = sort(x)."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from .._modes import Mode
 from ._base import Forms, Keys, PerRow, Ranks, applied
+from ._sorted import pick
 
 
 def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
     """sort(x)[ranks] along each row, by the cheapest hard operator that yields them."""
     n = x.shape[-1]
-    if isinstance(ranks, np.ndarray):
-        if ranks.shape == (1,) and ranks[0] in (0, n - 1):
-            return (jnp.max if ranks[0] else jnp.min)(x, axis=-1, keepdims=True)
-        if ranks.shape == (n,) and np.array_equal(ranks, np.arange(n)):
-            return jnp.sort(x, axis=-1)
-        lowest = int(ranks.min())
-        if n - lowest <= n // 4:
-            return lax.top_k(x, n - lowest)[0][:, n - 1 - ranks.astype(int)]
-    return jnp.take(jnp.sort(x, axis=-1), jnp.asarray(ranks).astype(int), axis=-1)
+    if isinstance(ranks, range):
+        if ranks in (range(1), range(n - 1, n)):
+            return (jnp.max if ranks.start else jnp.min)(x, axis=-1, keepdims=True)
+        if ranks.stop == n and len(ranks) <= n // 4:
+            return lax.top_k(x, len(ranks))[0][:, ::-1]
+    return pick(jnp.sort(x, axis=-1), ranks)
 
 
 def _distributions(from_keys: Array, to_keys: Array, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
