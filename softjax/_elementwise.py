@@ -17,6 +17,10 @@ _FAR = 1e4
 """Beyond this many softnesses a step is flat and a ramp straight in every mode, in float64 too."""
 
 
+_FLAT = 50.0
+"""Beyond this many softnesses a step differs from 0 or 1 by less than a float64 can tell."""
+
+
 def enter(mode: ModeName, softness: Softness, **arrays: ArrayLike) -> tuple[Mode | None, tuple[Array, ...], Array]:
     """Resolve the mode; bring the arrays to one dtype and shape, and `softness` to the dtype to compute in."""
     resolved = _check.choice("mode", mode, MODES)
@@ -94,7 +98,7 @@ def softrelu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth
 
 
 def _ramp(mode: Mode, x: Array, tau: Array, gated: bool) -> Array:
-    return x * step(mode, x, tau) if gated else ramp(mode, x, tau)
+    return jnp.maximum(x, -_FAR * tau) * step(mode, x, tau) if gated else ramp(mode, x, tau)
 
 
 def relu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth", gated: bool = False) -> Array:
@@ -143,6 +147,9 @@ def clip(
         return jnp.clip(x, **named)
     y = x.astype(tau.dtype)
     bottom, top = (named[name].astype(tau.dtype) if name in named else None for name in ("min", "max"))
+    if bottom is not None and top is not None:
+        # Flat beyond, to the last float: two large ramps would only cancel.
+        y = jnp.clip(y, bottom - _FLAT * tau, top + _FLAT * tau)
     result = y if bottom is None else bottom + _ramp(soft, y - bottom, tau, gated)
     if top is not None:
         result = result - _ramp(soft, y - top, tau, gated)

@@ -53,7 +53,8 @@ def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P: columns of the plan, for ascending ranks that are all different."""
     problem, bins = _problem(x, ranks, tau)
-    return plan(problem, mode)[:, bins]
+    mass = plan(problem, mode)[:, bins]
+    return mass / jnp.sum(mass, axis=-1, keepdims=True)  # 1 up to the solver's tolerance
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
@@ -77,7 +78,8 @@ def streamed_apply(
         return DENSE.apply(x, ranks, payload, tau, mode)
     psi = stream.potentials(mode, problem)
     payload = x[:, :, None] if payload is None else payload
-    return stream.collect(mode, psi, problem, payload)[:, bins]
+    sums = stream.collect(mode, psi, problem, jnp.concatenate([payload, jnp.ones_like(payload[:, :, :1])], axis=2))
+    return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins]
 
 
 def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
