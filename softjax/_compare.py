@@ -3,6 +3,8 @@
 What `softness` and `mode` mean is written once, in docs/softness.md.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
@@ -26,11 +28,14 @@ def _distance(x: Array, y: Array) -> Array:
     return difference * lax.stop_gradient(jnp.sign(difference))
 
 
-def _ordered(x: ArrayLike, y: ArrayLike, softness: Softness, mode: ModeName, hard) -> SoftBool:
+def _ordered(x: ArrayLike, y: ArrayLike, softness: Softness, mode: ModeName, hard: Callable) -> SoftBool:
+    """S of x - y for the operators that are true where x is large, of y - x for the others."""
     soft, (x, y), tau = enter(mode, softness, x=x, y=y)
     if soft is None:
         return hard(x, y).astype(x.dtype)
-    return step(soft, _difference(x.astype(tau.dtype), y.astype(tau.dtype)), tau).astype(x.dtype)
+    wide = x.astype(tau.dtype), y.astype(tau.dtype)
+    larger, smaller = wide if hard in (jnp.greater, jnp.greater_equal) else wide[::-1]
+    return step(soft, _difference(larger, smaller), tau).astype(x.dtype)
 
 
 def greater(x: ArrayLike, y: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> SoftBool:
@@ -72,7 +77,7 @@ def less(x: ArrayLike, y: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeN
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
     """
-    return _ordered(y, x, softness, mode, jnp.greater)
+    return _ordered(x, y, softness, mode, jnp.less)
 
 
 def less_equal(x: ArrayLike, y: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> SoftBool:
@@ -86,7 +91,7 @@ def less_equal(x: ArrayLike, y: ArrayLike, /, *, softness: Softness = 0.1, mode:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
     """
-    return _ordered(y, x, softness, mode, jnp.greater_equal)
+    return _ordered(x, y, softness, mode, jnp.less_equal)
 
 
 def equal(

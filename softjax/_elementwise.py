@@ -55,7 +55,10 @@ def sigmoidal(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smoot
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
     """
-    return heaviside(x, softness=softness, mode=mode)
+    soft, (x,), tau = enter(mode, softness, x=x)
+    if soft is None:
+        return jnp.heaviside(x, jnp.full_like(x, 0.5))
+    return step(soft, x.astype(tau.dtype), tau).astype(x.dtype)
 
 
 def heaviside(

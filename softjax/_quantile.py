@@ -30,8 +30,8 @@ def _probability(q: ArrayLike, top: float) -> Array:
     probability = _check.real("q", q)
     if probability.ndim > 1:
         _check.wrong("q.shape", probability.shape, "() or (m,)")
-    if _check.is_concrete(probability):
-        numbers = np.asarray(probability)
+    if _check.is_concrete(q):  # as the caller gave it: under jit a constant becomes a tracer
+        numbers = np.asarray(q)
         if not np.all((numbers >= 0) & (numbers <= top)):
             _check.wrong("q", q, f"in [0, {top:g}]")
     return probability if top == 1 else probability / top

@@ -5,6 +5,7 @@ call runs the hard one alone.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ def grad_replace(fn: Callable[..., Any]) -> Callable[..., Any]:
     **Raises:** whatever fn raises.
     **Source:** Bengio, Leonard and Courville, arXiv:1308.3432.
     """
+    _needs(fn, "forward")
     return _replace(fn, {"forward": True}, {"forward": False})
 
 
@@ -38,15 +40,24 @@ def st(fn: Callable[..., Any]) -> Callable[..., Any]:
     **Raises:** whatever fn raises.
     **Source:** Bengio, Leonard and Courville, arXiv:1308.3432.
     """
+    _needs(fn, "mode")
     form = _replace(fn, {"mode": "hard"}, {})
     form.__name__ = form.__qualname__ = f"{getattr(fn, '__name__', 'fn')}_st"
     form.__doc__ = f"Straight-through: the hard mode's value, the soft mode's derivative.\n\n    {fn.__doc__ or ''}"
     return form
 
 
+def _needs(fn: Any, keyword: str) -> None:
+    if not callable(fn):
+        raise TypeError(f"`fn` (={fn!r}) must be a function.")
+    parameters = inspect.signature(fn).parameters.values()
+    if not any(p.name == keyword or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise TypeError(f"`fn` (={getattr(fn, '__name__', fn)}) must have a keyword `{keyword}`.")
+
+
 def _replace(fn: Callable[..., Any], forward: dict[str, Any], backward: dict[str, Any]) -> Callable[..., Any]:
     """fn called with the keywords `forward` for the value and with `backward` for the derivative."""
-    legal = MODES if fn.__module__.startswith("softjax.") else None
+    legal = MODES if getattr(fn, "__module__", "").startswith("softjax.") else None
 
     @functools.wraps(fn)
     def replaced(*args, **kwargs):

@@ -1,0 +1,114 @@
+"""The fast forms against the dense definition, and their memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import SOFT_MODES, x64
+
+import softjax as sj
+
+METHODS = ["softsort", "neuralsort", "ot"]
+N = 150  # more elements than any form writes out as dense rows
+
+
+def _keys():
+    """Normal rows, rows with ties, and a constant row."""
+    x = np.random.default_rng(0).normal(size=(4, N))
+    x[1] = np.round(2 * x[1]) / 2
+    x[2] = np.sort(x[2])[::-1]
+    x[3] = 0.3
+    return x
+
+
+def _both(operator, method, mode, softness):
+    """Value, and gradient with respect to x and softness, of a weighted sum: dense and fast."""
+    x = jnp.asarray(_keys())
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=x.shape))
+
+    def loss(x, softness, implementation):
+        y = operator(x, axis=-1, softness=softness, mode=mode, method=method, implementation=implementation)
+        return jnp.sum(weights * y), y
+
+    run = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    return [jax.tree.leaves(run(x, jnp.asarray(softness), name)) for name in ("dense", "xla")]
+
+
+@pytest.mark.parametrize("mode", SOFT_MODES)
+@pytest.mark.parametrize("method", METHODS)
+def test_sort_agrees_with_the_definition(method, mode):
+    """Values and gradients in float64, to the solver's tolerance for transport."""
+    # A softness off the lattice of the tied row's logits, where c0's derivative jumps.
+    softness = 0.0123 if method == "ot" else 0.137
+    with x64():
+        dense, fast = _both(sj.sort, method, mode, softness)
+    tolerance = 1e-6 if method == "ot" else 1e-10
+    for want, have in zip(dense, fast, strict=True):
+        np.testing.assert_allclose(have, want, rtol=tolerance, atol=tolerance * np.max(np.abs(want)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rank_agrees_with_the_definition(method):
+    """Values and gradients in float64, smooth."""
+    with x64():
+        dense, fast = _both(sj.ranking, method, "smooth", 0.0123 if method == "ot" else 0.137)
+    tolerance = 1e-6 if method == "ot" else 1e-9
+    for want, have in zip(dense, fast, strict=True):
+        np.testing.assert_allclose(have, want, rtol=tolerance, atol=tolerance * np.max(np.abs(want)))
+
+
+@pytest.mark.parametrize("method", ["softsort", "neuralsort"])
+def test_second_derivatives(method):
+    """Forward over reverse agrees with the dense form's."""
+    with x64():
+        x = jnp.asarray(_keys()[:1, :40])
+        direction = jnp.cos(jnp.arange(40.0, dtype=x.dtype))[None]
+
+        def curvature(implementation):
+            def loss(x):
+                y = sj.sort(x, softness=0.3, method=method, implementation=implementation)
+                return jnp.sum(jnp.sin(3 * y))
+
+            return jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (direction,))[1])(x)
+
+        want, have = curvature("dense"), curvature("xla")
+    np.testing.assert_allclose(have, want, rtol=1e-7, atol=1e-8 * np.max(np.abs(want)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_gives_the_rows(method):
+    """vmap of the fast form equals the batch."""
+    x = jnp.asarray(_keys(), jnp.float32)
+    sort = jax.jit(lambda x: sj.sort(x, softness=0.1, method=method))
+    batch, mapped = sort(x), jax.jit(jax.vmap(sort))(x)
+    np.testing.assert_allclose(mapped, batch, rtol=1e-5, atol=1e-5)
+
+
+def _temporary_bytes(operator, n):
+    x = jax.ShapeDtypeStruct((n,), jnp.float32)
+    loss = jax.grad(lambda x: jnp.sum(jnp.sin(operator(x))))
+    return jax.jit(loss).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [("softsort", "sort"), ("softsort", "rank"), ("neuralsort", "sort"), ("ot", "sort")]
+)
+def test_memory_grows_linearly(method, name):
+    """Compiled temporary memory of the gradient: twice the elements take about twice the bytes."""
+    operator = lambda x: getattr(sj, name)(x, method=method)
+    small, large = (_temporary_bytes(operator, n) for n in (16_384, 32_768))
+    assert large <= 2.2 * small
+
+
+def test_the_dense_form_is_quadratic():
+    """The check above can fail."""
+    dense = lambda x: sj.sort(x, implementation="dense")
+    small, large = (_temporary_bytes(dense, n) for n in (512, 1024))
+    assert large > 3 * small
+
+
+def test_named_implementation_is_explained():
+    """`explain` names what a call runs."""
+    x = jnp.arange(8.0)
+    assert sj.explain(sj.sort, x).implementation == "xla"
+    assert sj.explain(sj.sort, x, implementation="dense").implementation == "dense"

@@ -1,0 +1,120 @@
+"""The lock on the public surface: names, signatures, docstrings. A change here is a change for users."""
+
+import inspect
+import re
+import types
+
+import pytest
+
+import softjax as sj
+
+SOFT = "softness=0.1, mode='smooth'"
+ORDER = f"{SOFT}, method='softsort', standardize=None, implementation=None"
+NEURAL = ORDER.replace("softsort", "neuralsort")
+
+SIGNATURES = {
+    "abs": f"(x, *, {SOFT})",
+    "all": "(a, axis=None, *, keepdims=False, use_geometric_mean=True)",
+    "any": "(a, axis=None, *, keepdims=False, use_geometric_mean=True)",
+    "argmax": f"(a, axis=None, *, keepdims=False, {ORDER})",
+    "argmedian": f"(a, axis=None, *, keepdims=False, {NEURAL})",
+    "argmin": f"(a, axis=None, *, keepdims=False, {ORDER})",
+    "argpercentile": f"(a, q, axis=None, *, keepdims=False, quantile_method='linear', {NEURAL})",
+    "argquantile": f"(a, q, axis=None, *, keepdims=False, quantile_method='linear', {NEURAL})",
+    "argsort": f"(a, axis=-1, *, descending=False, {ORDER})",
+    "argtop_k": f"(operand, k, *, axis=-1, {ORDER})",
+    "choose": "(a, choices)",
+    "clip": f"(x, /, min=None, max=None, *, {SOFT}, gated=False)",
+    "dynamic_index_in_dim": "(operand, index, axis=0, keepdims=True)",
+    "dynamic_slice": "(operand, start_indices, slice_sizes)",
+    "dynamic_slice_in_dim": "(operand, start_index, slice_size, axis=0)",
+    "equal": f"(x, y, /, *, {SOFT}, normalize=False)",
+    "explain": "(operator, /, *args, **kwargs)",
+    "grad_replace": "(fn)",
+    "greater": f"(x, y, /, *, {SOFT})",
+    "greater_equal": f"(x, y, /, *, {SOFT})",
+    "heaviside": f"(x1, x2=0.5, /, *, {SOFT})",
+    "isclose": f"(a, b, rtol=1e-05, atol=1e-08, equal_nan=False, *, {SOFT}, normalize=False)",
+    "less": f"(x, y, /, *, {SOFT})",
+    "less_equal": f"(x, y, /, *, {SOFT})",
+    "logical_and": "(x, y, /, *, use_geometric_mean=True)",
+    "logical_not": "(x, /)",
+    "logical_or": "(x, y, /, *, use_geometric_mean=True)",
+    "logical_xor": "(x, y, /, *, use_geometric_mean=True)",
+    "max": f"(a, axis=None, *, keepdims=False, {ORDER}, gated_grad=True)",
+    "median": f"(a, axis=None, *, keepdims=False, {NEURAL}, gated_grad=True)",
+    "min": f"(a, axis=None, *, keepdims=False, {ORDER}, gated_grad=True)",
+    "not_equal": f"(x, y, /, *, {SOFT}, normalize=False)",
+    "percentile": f"(a, q, axis=None, *, keepdims=False, quantile_method='linear', {NEURAL}, gated_grad=True)",
+    "quantile": f"(a, q, axis=None, *, keepdims=False, quantile_method='linear', {NEURAL}, gated_grad=True)",
+    "rank": f"(a, axis=-1, *, descending=True, {ORDER})",
+    "ranking": f"(a, axis=-1, *, descending=True, {ORDER})",
+    "relu": f"(x, *, {SOFT}, gated=False)",
+    "round": f"(a, decimals=0, *, {SOFT}, neighbor_radius=None)",
+    "sigmoidal": f"(x, *, {SOFT})",
+    "sign": f"(x, *, {SOFT})",
+    "softrelu": f"(x, *, {SOFT}, gated=False)",
+    "sort": f"(a, axis=-1, *, descending=False, {ORDER}, gated_grad=True)",
+    "st": "(fn)",
+    "take": "(a, indices, axis=None)",
+    "take_along_axis": "(arr, indices, axis=-1)",
+    "top_k": f"(operand, k, *, axis=-1, {ORDER}, gated_grad=True)",
+    "where": "(condition, x, y)",
+}
+# What softening means is written once, in the documentation.
+EXPLAINED_ONCE = {"softness", "mode", "method", "standardize", "implementation"}
+TYPES = {"SoftBool", "SoftIndex", "Explanation"}
+WITH_MODE = {name for name, signature in SIGNATURES.items() if "mode=" in signature}
+
+
+def public(module):
+    """Names without an underscore that are not submodules."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+
+
+def spelled(function):
+    """The signature without annotations."""
+    signature = inspect.signature(function)
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+
+def test_names():
+    """Exactly these; every operator with a mode has its straight-through form."""
+    assert public(sj) == set(SIGNATURES) | TYPES | {f"{name}_st" for name in WITH_MODE}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signature(name):
+    """Names, order, kinds and defaults of all parameters; the straight-through form has them too."""
+    assert spelled(getattr(sj, name)) == SIGNATURES[name]
+    if name in WITH_MODE:
+        assert spelled(getattr(sj, f"{name}_st")) == SIGNATURES[name]
+
+
+@pytest.mark.parametrize("name", sorted(public(sj) - TYPES))
+def test_docstring(name):
+    """A sentence first, then arguments, what is returned, what is raised; every parameter of its own is named."""
+    function = getattr(sj, name)
+    text = inspect.getdoc(function) or ""
+    assert text.split("\n")[0].strip().endswith(".")
+    for heading in ("Arg", "Returns", "Raises"):
+        assert heading in text, heading
+    # "Arguments: see `quantile`" is enough.
+    referred = " ".join(
+        inspect.getdoc(getattr(sj, other, None)) or "" for other in re.findall(r"(?:see|in) `(\w+)`", text)
+    )
+    for parameter in set(inspect.signature(function).parameters) - EXPLAINED_ONCE:
+        assert re.search(rf"\b{parameter}\b", text + referred), parameter
+
+
+def test_straight_through_forms_keep_their_operators_names():
+    """`functools.wraps` and the suffix, so that help() and tracebacks tell which operator it is."""
+    for name in WITH_MODE:
+        function = getattr(sj, f"{name}_st")
+        assert function.__name__ == f"{name}_st"
+        assert inspect.getdoc(getattr(sj, name)).split("\n")[0] in inspect.getdoc(function)

@@ -1,0 +1,148 @@
+"""The wrong answers known from elsewhere that this library must not give."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from cases import COMBINATIONS, METHODS, MODES, SOFT_MODES, Case
+
+import softjax as sj
+
+
+@COMBINATIONS
+def test_rows_do_not_leak(mode, method):
+    """At a length that is no power of two every row of a batch has its own values, whatever its neighbours hold."""
+    n = 7
+    x = np.stack([cases.sample(n, 80), 1e3 + cases.sample(n, 81), -1e3 * np.ones(n)]).astype(np.float32)
+    for name in ("sort", "ranking"):
+        case = Case(name, mode, method, -1)
+        batch = np.asarray(cases.compiled(case)(jnp.asarray(x), 0.1))
+        for row, result, expected in zip(x, batch, case.expected(x, 0.1), strict=True):
+            # Keys of 1e3 are spaced by its rounding, which standardisation and softness turn into logits.
+            size = 1 + np.abs(row).max()
+            atol = cases.tolerance("float32", n, cases.conditioning(row, n, 0.1, method) * size, method)
+            np.testing.assert_allclose(result, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("mode", SOFT_MODES)
+@pytest.mark.parametrize("softness", [1e-3, 0.1, 10.0])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_comparisons_stay_in_the_unit_interval(mode, softness, normalize):
+    """equal, not_equal and isclose, also at equality and with tolerances larger than the softness."""
+    a = jnp.linspace(-2, 2, 101)
+    for b in (a, a + 0.05, a[::-1], a * 1e4):
+        how = {"softness": softness, "mode": mode, "normalize": normalize}
+        outs = [
+            sj.equal(a, b, **how),
+            sj.not_equal(a, b, **how),
+            sj.isclose(a, b, **how),
+            sj.isclose(a, b, 0.5, 2.0, **how),
+        ]
+        for out in outs:
+            assert (out >= 0).all() and (out <= 1).all()
+    np.testing.assert_allclose(sj.equal(a, a, **how), 1.0 if normalize else 0.5, rtol=1e-6)
+    if normalize:
+        np.testing.assert_allclose(sj.isclose(a, a, **how), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("n", [300, 2500])
+def test_hard_rank_in_16_bits(dtype, n):
+    """Ranks are counted in at least float32 and rounded once: 256 and 257 do not become a count that got stuck."""
+    x = jnp.asarray(np.random.default_rng(82).permutation(n) % 1000, dtype)
+    exact = oracle.ranking(np.asarray(x, np.float64), 0.1, "hard", "softsort", descending=False)
+    actual = sj.ranking(x, descending=False, mode="hard")
+    assert actual.dtype == dtype
+    np.testing.assert_array_equal(actual, jnp.asarray(exact, jnp.float32).astype(dtype))
+    np.testing.assert_array_equal(
+        sj.rank(x, descending=False, mode="hard"), jnp.asarray(exact + 1, jnp.float32).astype(dtype)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_soft_rank_in_16_bits(method):
+    """The soft ranks of 300 elements are those of float32, rounded once."""
+    x = jnp.asarray(cases.sample(300, 83, np.float32), jnp.bfloat16)
+    wide = sj.ranking(x.astype(jnp.float32), method=method)
+    np.testing.assert_allclose(
+        np.asarray(sj.ranking(x, method=method), np.float32), wide, rtol=float(jnp.finfo(jnp.bfloat16).eps), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "bool"])
+def test_dtype_is_the_same_in_every_mode(dtype):
+    """Changing the mode changes no dtype and no shape, for any operator."""
+    x = jnp.asarray([[3, 1, 2], [0, 5, 4]]).astype(dtype)
+    for name in cases.ARRAY:
+        kinds = {
+            tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(jax.eval_shape(Case(name, mode, method, -1), x)))
+            for mode in MODES
+            for method in METHODS
+        }
+        assert len(kinds) == 1, name
+    for name, operator in cases.ELEMENTWISE.items():
+        kinds = {
+            jax.eval_shape(lambda *a, n=name, o=operator, m=mode: o.call(n, a, 0.1, m), *(x, x)[: operator.arity]).dtype
+            for mode in MODES
+        }
+        assert len(kinds) == 1, name
+
+
+@pytest.mark.parametrize("softness", [2.0, 20.0, 200.0])
+@pytest.mark.parametrize("mode", SOFT_MODES)
+def test_round_at_large_softness(softness, mode):
+    """round(10., softness=2) is close to 10: no window cuts the sum of steps."""
+    x = np.array([10.0, -10.0, 0.0, 123.25, -37.5])
+    expected = oracle.soft_round(x, softness, mode)
+    np.testing.assert_allclose(
+        sj.round(jnp.asarray(x, jnp.float32), softness=softness, mode=mode), expected, rtol=2e-5, atol=1e-5
+    )
+    if softness == 2.0:
+        np.testing.assert_allclose(expected[:1], 10.0, atol=1e-2)
+
+
+def test_round_far_from_zero():
+    """At 1e5 the result still has float32's precision and the gradient is finite: nothing grows with |x|."""
+    x = jnp.asarray([1e5 + 0.25, -1e5 - 0.25, 1e7])
+    expected = [oracle.soft_round(np.array([0.25 if abs(v) < 1e6 else 0.0]), 0.1, "smooth")[0] for v in x]
+    expected = np.sign(x) * (np.round(np.abs(x)) + np.array(expected))
+    np.testing.assert_allclose(sj.round(x), expected, rtol=3e-7)
+    assert np.isfinite(jax.grad(lambda x: sj.round(x).sum())(x)).all()
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+@pytest.mark.parametrize("name", ["top_k", "max", "median"])
+def test_ot_gradients_in_float32_at_2048(name, mode):
+    """Finite, not zero, and close to float64's."""
+    x = cases.sample(2048, 84, np.float32)
+    case = Case(name, mode, "ot", -1)
+    weights = np.random.default_rng(85).normal(size=2)
+
+    @jax.jit
+    def slope(x, weights):
+        def loss(x):
+            out = jax.tree.leaves(case(x, 0.1))[0]
+            return jnp.vdot(weights[: out.size], out)
+
+        return jax.grad(loss)(x)
+
+    narrow = slope(jnp.asarray(x), jnp.asarray(weights, jnp.float32))
+    assert np.isfinite(narrow).all() and np.abs(narrow).max() > 0
+    with cases.x64():
+        wide = np.asarray(slope(jnp.asarray(x, jnp.float64), jnp.asarray(weights)))
+    atol = cases.tolerance("float32", 2048, cases.conditioning(x, 2048, 0.1, "ot"), "ot") * np.abs(wide).max()
+    np.testing.assert_allclose(narrow, wide, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+def test_ot_values_at_2048_need_no_float64(mode):
+    """float32's top_k by ot is float64's to float32's marginals."""
+    x = cases.sample(2048, 86, np.float32)
+    narrow, plan = sj.top_k(jnp.asarray(x), 4, mode=mode, method="ot")
+    with cases.x64():
+        wide, _ = sj.top_k(jnp.asarray(x, jnp.float64), 4, mode=mode, method="ot")
+    atol = cases.tolerance("float32", 2048, cases.conditioning(x, 2048, 0.1, "ot"), "ot")
+    np.testing.assert_allclose(narrow, wide, rtol=0, atol=4 * atol)
+    np.testing.assert_allclose(plan.sum(-1), 1, rtol=0, atol=atol)

@@ -1,0 +1,172 @@
+"""Selection by SoftIndex: the expectation of JAX's indexing, and JAX's own function for integers and one-hots."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import tolerance, x64
+
+import softjax as sj
+
+RNG = np.random.default_rng(70)
+A = RNG.normal(size=(2, 4, 3))
+
+
+def distributions(shape, n):
+    """Random SoftIndices of a shape over [n]."""
+    weights = RNG.uniform(size=(*shape, n))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def close(actual, expected):
+    """float64 equality to rounding."""
+    assert actual.shape == np.shape(expected)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance("float64", 4, 4))
+
+
+def expectation(hard, index, positions):
+    """sum over positions of the probability times the hard result there."""
+    return sum(index[..., p] * hard(p) for p in range(positions))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, None])
+def test_take_along_axis(axis):
+    """Brute force over the elements along the axis."""
+    source = A.reshape(-1) if axis is None else A
+    moved = np.moveaxis(source, 0 if axis is None else axis, -1)
+    n = moved.shape[-1]
+    index = distributions((*moved.shape[:-1], 5), n)
+    expected = np.einsum("...kn,...n->...k", index, moved)
+    if axis is not None:
+        index = np.moveaxis(index, -2, axis % 3)
+        expected = np.moveaxis(expected, -1, axis % 3)
+    with x64():
+        close(sj.take_along_axis(jnp.asarray(A), jnp.asarray(index), axis), expected)
+
+
+def test_take_along_axis_broadcasts():
+    """One SoftIndex for all batch rows, as jnp.take_along_axis broadcasts."""
+    index = distributions((1, 2, 1), 4)
+    with x64():
+        close(sj.take_along_axis(jnp.asarray(A), jnp.asarray(index), 1), np.einsum("kn,bnc->bkc", index[0, :, 0], A))
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, None])
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
+def test_take(axis, batch):
+    """a.shape[:axis] + indices.shape[:-1] + a.shape[axis + 1:]."""
+    source = A.reshape(-1) if axis is None else A
+    place = 0 if axis is None else axis % 3
+    index = distributions(batch, source.shape[place])
+    expected = np.tensordot(index, source, axes=((-1,), (place,)))
+    expected = np.moveaxis(expected, range(len(batch)), range(place, place + len(batch)))
+    with x64():
+        close(sj.take(jnp.asarray(A), jnp.asarray(index), axis), expected)
+
+
+def test_choose():
+    """sum over choices of the probability times the choice; a list, an array, and broadcasting."""
+    index = distributions((4, 3), 2)
+    expected = index[..., 0] * A[0] + index[..., 1] * A[1]
+    with x64():
+        close(sj.choose(jnp.asarray(index), jnp.asarray(A)), expected)
+        close(sj.choose(jnp.asarray(index), [jnp.asarray(A[0]), jnp.asarray(A[1])]), expected)
+        close(sj.choose(jnp.asarray(index[0, 0]), jnp.asarray(A)), index[0, 0, 0] * A[0] + index[0, 0, 1] * A[1])
+        close(sj.choose(jnp.asarray(index), jnp.asarray([1.0, -1.0]).reshape(2, 1, 1)), index[..., 0] - index[..., 1])
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("keepdims", [True, False])
+def test_dynamic_index_in_dim(axis, keepdims):
+    """The expectation of one position."""
+    n = A.shape[axis]
+    index = distributions((), n)
+    with x64():
+        a = jnp.asarray(A)
+        expected = expectation(lambda p: np.asarray(jax.lax.dynamic_index_in_dim(a, p, axis, keepdims)), index, n)
+        close(sj.dynamic_index_in_dim(a, jnp.asarray(index), axis, keepdims), expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("size", [1, 2])
+def test_dynamic_slice_in_dim(axis, size):
+    """The expectation over starts, where lax clamps the late ones."""
+    n = A.shape[axis]
+    index = distributions((), n)
+    with x64():
+        a = jnp.asarray(A)
+        expected = expectation(lambda p: np.asarray(jax.lax.dynamic_slice_in_dim(a, p, size, axis)), index, n)
+        close(sj.dynamic_slice_in_dim(a, jnp.asarray(index), size, axis), expected)
+
+
+def test_dynamic_slice():
+    """Independent starts along every axis; integers mix with SoftIndices."""
+    starts = [distributions((), n) for n in A.shape]
+    sizes = (1, 2, 2)
+    with x64():
+        a = jnp.asarray(A)
+        expected = sum(
+            starts[0][i] * starts[1][j] * starts[2][k] * np.asarray(jax.lax.dynamic_slice(a, (i, j, k), sizes))
+            for i, j, k in np.ndindex(A.shape)
+        )
+        close(sj.dynamic_slice(a, [jnp.asarray(s) for s in starts], sizes), expected)
+        expected = sum(starts[1][j] * np.asarray(jax.lax.dynamic_slice(a, (1, j, 0), sizes)) for j in range(4))
+        close(sj.dynamic_slice(a, [1, jnp.asarray(starts[1]), 0], sizes), expected)
+
+
+def test_integers_are_jaxs():
+    """Integer indices: bit for bit JAX's function."""
+    a = jnp.asarray(A, jnp.float32)
+    index = jnp.asarray(RNG.integers(0, 4, size=(2, 5, 3)))
+    same = np.testing.assert_array_equal
+    same(sj.take_along_axis(a, index, 1), jnp.take_along_axis(a, index, 1))
+    same(sj.take(a, index, 1), jnp.take(a, index, 1))
+    same(sj.take(a, 2, 1), jnp.take(a, 2, 1))
+    same(sj.choose(index[:, 0] % 2, a[:, :2]), jnp.choose(index[:, 0] % 2, a[:, :2]))
+    same(sj.dynamic_index_in_dim(a, 2, 1, False), jax.lax.dynamic_index_in_dim(a, 2, 1, False))
+    same(sj.dynamic_slice_in_dim(a, 3, 2, 1), jax.lax.dynamic_slice_in_dim(a, 3, 2, 1))
+    same(sj.dynamic_slice(a, (0, 3, 1), (2, 2, 1)), jax.lax.dynamic_slice(a, (0, 3, 1), (2, 2, 1)))
+
+
+def test_one_hots_are_hard():
+    """A certain SoftIndex selects exactly what the integer does."""
+    a = jnp.asarray(A, jnp.float32)
+    index = jnp.asarray(RNG.integers(0, 4, size=(2, 5, 3)))
+    np.testing.assert_array_equal(sj.take_along_axis(a, jax.nn.one_hot(index, 4), 1), jnp.take_along_axis(a, index, 1))
+    np.testing.assert_array_equal(sj.take(a, jax.nn.one_hot(index, 4), 1), jnp.take(a, index, 1))
+    for start in range(4):
+        soft = sj.dynamic_slice_in_dim(a, jax.nn.one_hot(start, 4), 2, 1)
+        np.testing.assert_array_equal(soft, jax.lax.dynamic_slice_in_dim(a, start, 2, 1))
+
+
+@pytest.mark.parametrize("mode", cases.MODES)
+@pytest.mark.parametrize("method", cases.METHODS)
+def test_selecting_by_soft_indices_gives_the_values(mode, method):
+    """take_along_axis(x, argsort(x)) = sort(x), and the same for the other pairs."""
+    x, how = jnp.asarray(cases.sample((2, 5), 71, np.float32)), {"mode": mode, "method": method}
+    atol = tolerance("float32", 5, cases.conditioning(x, 5, 0.1, method), method)
+
+    def same(actual, expected):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
+
+    same(sj.take_along_axis(x, sj.argsort(x, **how), -1), sj.sort(x, **how))
+    same(sj.take_along_axis(x, sj.argsort(x, 0, **how), 0), sj.sort(x, 0, **how))
+    values, index = sj.top_k(x, 2, **how)
+    same(sj.take_along_axis(x, index, -1), values)
+    index = sj.argmax(x, -1, keepdims=True, **how)
+    same(sj.take_along_axis(x, index, -1)[:, 0], sj.max(x, -1, **how))
+    same(sj.take(x, sj.argmedian(x, **how)), sj.median(x, **how))
+
+
+def test_gradients():
+    """In the values and in the index, by the closed form: the operators are bilinear."""
+    a, index = jnp.asarray(A[0, :, 0], jnp.float32), jnp.asarray(distributions((), 4), jnp.float32)
+    da, di = jax.grad(lambda a, i: sj.dynamic_index_in_dim(a, i, 0, False), (0, 1))(a, index)
+    np.testing.assert_allclose(da, index, rtol=1e-6)
+    np.testing.assert_allclose(di, a, rtol=1e-6)
+    da, di = jax.jit(jax.grad(lambda a, i: sj.dynamic_slice_in_dim(a, i, 3).sum(), (0, 1)))(a, index)
+    np.testing.assert_allclose(da, [index[0], 1, 1, 1 - index[0]], rtol=1e-6)
+    np.testing.assert_allclose(di, [a[:3].sum(), *[a[1:].sum()] * 3], rtol=1e-6)
+    mapped = jax.vmap(lambda a: sj.take(a, index))(jnp.stack([a, 2 * a]))
+    np.testing.assert_allclose(mapped, jnp.stack([a @ index, 2 * a @ index]), rtol=1e-6)

@@ -1,0 +1,168 @@
+"""jit, vmap, jvp, hessian, and compilation counts."""
+
+import functools
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import COMBINATIONS, METHODS, MODES, Case, tolerance, x64
+
+import softjax as sj
+
+SHAPE = (3, 6)
+# One of each kind: all rows, few rows with their weights, ranks, a blend.
+NAMES = ("sort", "top_k", "ranking", "quantile")
+EVERY = pytest.mark.parametrize(
+    ("mode", "method"), [(m, o) for o in METHODS for m in MODES if m != "hard" or o == "ot"]
+)
+
+
+def assert_same(left, right, x, method, mode):
+    """Same structure, shapes and dtypes; values to float32 rounding."""
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    n = SHAPE[-1]
+    condition = 1 if mode == "hard" else cases.conditioning(x, n, 0.1, method)
+    atol = tolerance("float32", n, n * condition, method)
+    for name in left:
+        assert left[name].shape == right[name].shape and left[name].dtype == right[name].dtype
+        np.testing.assert_allclose(left[name], right[name], rtol=0, atol=atol, err_msg=name)
+
+
+@EVERY
+def test_jit_equals_eager(mode, method):
+    """Compiled and op by op."""
+    x = cases.sample(SHAPE, 30, np.float32)
+    assert_same(
+        cases.numpy_bundle(mode, method, x, 0.1, NAMES),
+        cases.bundle(mode, method, jnp.asarray(x), 0.1, NAMES),
+        x,
+        method,
+        mode,
+    )
+
+
+@EVERY
+def test_vmap_equals_batch(mode, method):
+    """vmap(f)(X) == f(X), with a shared softness and with one softness for every row."""
+    x = cases.sample(SHAPE, 31, np.float32)
+    row = functools.partial(cases.bundle, mode, method, names=NAMES)
+    softness = jnp.asarray([0.1, 0.5, 2.0])
+    mapped = jax.jit(jax.vmap(row))(jnp.asarray(x), softness)
+    assert_same(mapped, cases.numpy_bundle(mode, method, x, softness, NAMES), x, method, mode)
+
+
+@COMBINATIONS
+def test_vmap_over_other_axes(mode, method):
+    """in_axes and out_axes away from the front, and softness alone mapped."""
+    x = jnp.asarray(cases.sample((5, 3), 32, np.float32))
+    sort = functools.partial(sj.sort, mode=mode, method=method)
+    atol = tolerance("float32", 5, 3 * cases.conditioning(x, 5, 0.1, method), method)
+
+    @jax.jit
+    def run(x, softness):
+        columns = jax.vmap(sort, in_axes=1, out_axes=1)(x)
+        return columns, jax.vmap(lambda s: sort(x, axis=0, softness=s))(softness)
+
+    columns, soft = run(x, jnp.asarray([0.1, 1.0]))
+    case = Case("sort", mode, method, 0)
+    np.testing.assert_allclose(columns, case.expected(x, 0.1), rtol=0, atol=atol)
+    np.testing.assert_allclose(soft[1], case.expected(x, 1.0), rtol=0, atol=atol)
+
+
+@COMBINATIONS
+def test_jvp_is_the_transpose_of_vjp(mode, method):
+    """<w, J v> = <J^T w, v>, for x and softness together."""
+    rng = np.random.default_rng(33)
+    with x64():
+        x, softness = jnp.asarray(cases.sample(SHAPE, 33)), jnp.asarray(0.3)
+
+        @jax.jit
+        def both(x, softness, v, s):
+            function = functools.partial(cases.bundle, mode, method, names=NAMES)
+            out, tangent = jax.jvp(function, (x, softness), (v, s))
+            weights = jax.tree.map(lambda t: jnp.cos(jnp.arange(t.size, dtype=t.dtype)).reshape(t.shape), out)
+            _, pull = jax.vjp(function, x, softness)
+            dx, ds = pull(weights)
+            forward = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, weights, tangent)))
+            return forward, jnp.vdot(dx, v) + ds * s
+
+        forward, backward = both(x, softness, jnp.asarray(rng.normal(size=SHAPE)), jnp.asarray(0.7))
+    np.testing.assert_allclose(forward, backward, rtol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c2"])
+@pytest.mark.parametrize("method", METHODS)
+def test_hessian(mode, method):
+    """Finite and equal to differences of the gradient."""
+    x = cases.sample(4, 34)
+    step = 1e-5
+    with x64():
+
+        def loss(x):
+            out = cases.bundle(mode, method, x, 0.5, NAMES)
+            return sum(
+                jnp.sum(jnp.sin(value * (1 + jnp.arange(value.shape[-1]))) if value.ndim else value**2)
+                for value in out.values()
+            )
+
+        def promoted(x):
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+                return loss(x)
+
+        slope = jax.jit(jax.grad(promoted))
+        hessian = np.asarray(jax.jit(jax.hessian(promoted))(jnp.asarray(x)))
+        ahead = np.stack([slope(jnp.asarray(x + step * e)) for e in np.eye(4)])
+        behind = np.stack([slope(jnp.asarray(x - step * e)) for e in np.eye(4)])
+    assert np.isfinite(hessian).all()
+    np.testing.assert_allclose(hessian, (ahead - behind) / (2 * step), rtol=0, atol=1e-5 * (1 + np.abs(hessian).max()))
+
+
+COMPILATIONS = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration, **_: COMPILATIONS.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_second_call_compiles_nothing(method):
+    """Neither under jit nor op by op does another softness or other data compile again; another shape does."""
+    x = jnp.asarray(cases.sample((2, 5), 35, np.float32))
+    other = x[:, ::-1] * 2
+    for name in ("sort", "argtop_k", "ranking", "median", "top_k"):
+        case = Case(name, "smooth", method, -1)
+        fast = jax.jit(case)
+        fast(x, 0.1), case(x, 0.1), case(x, 0.1)
+        COMPILATIONS.clear()
+        fast(other, 0.25), case(other, 0.25)
+        assert not COMPILATIONS, name
+        fast(x[:, :4], 0.1)
+        assert COMPILATIONS, "the count cannot fail"
+
+
+@cases.elementwise_cases(variants=False)
+def test_elementwise_jit_vmap_jvp(name, mode, options):
+    """jit == eager, vmap == batch, and forward == reverse mode."""
+    operator = cases.ELEMENTWISE[name]
+    args = tuple(jnp.asarray(a) for a in cases.elementwise_inputs(name, np.float32))
+    eager = operator.call(name, args, 0.3, mode)
+    atol = tolerance("float32", 1, 10)
+    np.testing.assert_allclose(cases.compiled_elementwise(name, mode)(args, 0.3), eager, rtol=0, atol=atol)
+
+    @jax.jit
+    def mapped(args):
+        return jax.vmap(lambda *a: operator.call(name, a, 0.3, mode))(*args)
+
+    np.testing.assert_allclose(mapped(args), eager, rtol=0, atol=atol)
+
+    @jax.jit
+    def slopes(args):
+        def function(a):
+            return operator.call(name, (a, *args[1:]), 0.3, mode)
+
+        ones = jnp.ones_like(args[0])
+        return jax.jvp(function, (args[0],), (ones,))[1], jax.vjp(function, args[0])[1](ones)[0]
+
+    forward, backward = slopes(args)
+    np.testing.assert_allclose(forward, backward, rtol=0, atol=10 * atol)
