@@ -32,6 +32,7 @@ def optimisation(request):
     jax.config.update("jax_disable_most_optimizations", request.module.__name__ in UNOPTIMISED)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # thousands of live programs exhaust a process's memory maps
 
 
 @pytest.hookimpl(optionalhook=True)

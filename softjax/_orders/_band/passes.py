@@ -69,15 +69,16 @@ def _newton(grid, mode, i, paths, dtype):
         return mode.phi(z, 0), mode.phi(z, 1) / m
 
     def step(state):
-        theta, _, count = state
+        theta, moving, count = state
         total, slope = walk(grid, i, ByRow(), paths, (theta,), (), visit, stop_rows(mode, grid.n))
         norm = total ** (1 / m)
-        move = (norm - 1) * norm ** (m - 1) / slope
+        # A row that has converged stands still, whatever its tile's other rows need.
+        move = jnp.where(moving, (norm - 1) * norm ** (m - 1) / slope, jnp.zeros_like(norm))
         new = jnp.clip(theta + move, -1, 0)
-        return new, jnp.any(jnp.abs(move) > 16 * half_ulp(dtype) * jnp.abs(new)), count + 1
+        return new, moving & (jnp.abs(move) > 16 * half_ulp(dtype) * jnp.abs(new)), count + 1
 
-    state = jnp.full(grid.rows, -1, dtype), jnp.bool_(True), jnp.int32(0)
-    return lax.while_loop(lambda state: state[1] & (state[2] < 40), step, state)[0]
+    state = jnp.full(grid.rows, -1, dtype), jnp.ones(grid.rows, bool), jnp.int32(0)
+    return lax.while_loop(lambda state: jnp.any(state[1]) & (state[2] < 40), step, state)[0]
 
 
 def _solve_power(grid, mode, s, tau, v):
