@@ -23,6 +23,10 @@ from ._logic import logical_and as logical_and
 from ._logic import logical_not as logical_not
 from ._logic import logical_or as logical_or
 from ._logic import logical_xor as logical_xor
+from ._mask import bottom_k_mask as bottom_k_mask
+from ._mask import top_k_mask as top_k_mask
+from ._permutation import SoftPermutation as SoftPermutation
+from ._permutation import soft_permutation as soft_permutation
 from ._quantile import argmedian as argmedian
 from ._quantile import argpercentile as argpercentile
 from ._quantile import argquantile as argquantile
@@ -54,6 +58,7 @@ from ._straight_through import argpercentile_st as argpercentile_st
 from ._straight_through import argquantile_st as argquantile_st
 from ._straight_through import argsort_st as argsort_st
 from ._straight_through import argtop_k_st as argtop_k_st
+from ._straight_through import bottom_k_mask_st as bottom_k_mask_st
 from ._straight_through import clip_st as clip_st
 from ._straight_through import equal_st as equal_st
 from ._straight_through import grad_replace as grad_replace
@@ -78,7 +83,9 @@ from ._straight_through import sign_st as sign_st
 from ._straight_through import softrelu_st as softrelu_st
 from ._straight_through import sort_st as sort_st
 from ._straight_through import st as st
+from ._straight_through import top_k_mask_st as top_k_mask_st
 from ._straight_through import top_k_st as top_k_st
+from ._transport import SolverInfo as SolverInfo
 from ._types import SoftBool as SoftBool
 from ._types import SoftIndex as SoftIndex
 

@@ -86,6 +86,24 @@ def broadcast(name: str, x: jax.Array, shape: tuple[int, ...], *, against: str) 
     return jnp.broadcast_to(x, shape)
 
 
+def between(name: str, value: ArrayLike, lowest: float, highest: float) -> jax.Array:
+    """A real array whose values, where they are known, lie in [lowest, highest]."""
+    x = real(name, value)
+    if is_concrete(value):  # as the caller gave it: under jit a constant becomes a tracer
+        numbers = np.asarray(value)
+        if not np.all((numbers >= lowest) & (numbers <= highest)):
+            wrong(name, value, f"in [{lowest:g}, {highest:g}]")
+    return x
+
+
+def batch(name: str, shape: tuple[int, ...], against: tuple[int, ...]) -> tuple[int, ...]:
+    """The batch shape of an operand and an operator together."""
+    try:
+        return np.broadcast_shapes(shape, against)
+    except ValueError:
+        wrong(f"the batch shape of {name}", shape, f"broadcastable to {against}")
+
+
 def together(**arrays: jax.Array) -> tuple[jax.Array, ...]:
     """The arrays, promoted to one dtype and broadcast to one shape."""
     shapes = {name: x.shape for name, x in arrays.items()}

@@ -7,7 +7,6 @@ blends the two. NeuralSort has rows at half-integers too, so its median is one r
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -27,13 +26,9 @@ RULES: dict[str, Callable] = {
 
 
 def _probability(q: ArrayLike, top: float) -> Array:
-    probability = _check.real("q", q)
+    probability = _check.between("q", q, 0, top)
     if probability.ndim > 1:
         _check.wrong("q.shape", probability.shape, "() or (m,)")
-    if _check.is_concrete(q):  # as the caller gave it: under jit a constant becomes a tracer
-        numbers = np.asarray(q)
-        if not np.all((numbers >= 0) & (numbers <= top)):
-            _check.wrong("q", q, f"in [0, {top:g}]")
     return probability if top == 1 else probability / top
 
 

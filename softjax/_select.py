@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from . import _check
+from ._permutation import SoftPermutation
 from ._types import SoftBool
 
 
@@ -58,18 +59,32 @@ def _match(index_name: str, size: int, n: int, what: str) -> None:
         _check.wrong(f"{index_name}.shape[-1]", size, f"{n}, the size of {what}")
 
 
-def take_along_axis(arr: ArrayLike, indices: ArrayLike, axis: int | None = -1) -> Array:
+def _permuted(values: Array, p: SoftPermutation, axis: int | None) -> Array:
+    """What `take_along_axis(values, p.todense())` is for `axis` last, without the matrices."""
+    if axis is None:
+        values, axis = values.reshape(-1), 0
+    axis = _check.axis("axis", axis, values.ndim)
+    if p.ndim != values.ndim + 1:
+        _check.wrong("indices.ndim", p.ndim, f"{values.ndim + 1}, arr's axes and the distribution")
+    _match("indices", p.shape[-1], values.shape[axis], "arr along `axis`")
+    columns = jnp.moveaxis(values, axis, -1)[..., None]
+    return jnp.moveaxis((p @ columns)[..., 0], -1, axis).astype(values.dtype)
+
+
+def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: int | None = -1) -> Array:
     """Soft `jnp.take_along_axis`.
 
     **Arguments:**
         arr: values, (..., n, ...) with n at `axis`.
         indices: SoftIndex (..., k, ..., n): arr's axes with k at `axis`, then the distribution.
-            The other axes broadcast against arr's.
+            The other axes broadcast against arr's. Or a `SoftPermutation` of keys shaped like arr, in O(n) memory.
         axis: the axis of arr to select along; None flattens arr, indices are then (k, n).
     **Returns:** an array (..., k, ...).
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
+    if isinstance(indices, SoftPermutation):
+        return _permuted(_check.real("arr", arr), indices, axis)
     if _is_hard(indices):
         return jnp.take_along_axis(_check.real("arr", arr), jnp.asarray(indices), axis)
     values, weights, dtype = _operands("arr", arr, "indices", indices)

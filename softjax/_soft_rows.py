@@ -6,7 +6,7 @@ sort(x) = P @ x      top_k(x, k) = P[-k:] @ x, P[-k:]      argsort(x) = P      m
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,8 @@ from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks
 from ._orders._keys import standardized, without_infinities
+from ._orders._sorted import pick, unsort
+from ._transport import SolverInfo
 from ._types import Implementation, MethodName, ModeName, SoftIndex, Softness
 
 
@@ -68,25 +70,61 @@ class SoftRows:
         return self.wide_values(ranks, gated_grad).astype(self.dtype)
 
     def wide_rows(self, ranks: Ranks) -> Float[Array, "batch r n"]:
-        """Rows of P in the dtype they were computed in."""
+        """Rows of P in the dtype they were computed in; one-hot in the hard mode."""
+        if self.mode is None:
+            return one_hot(pick(jnp.argsort(self.x, axis=-1), ranks), self.n, self.x.dtype)
         assert self.forms.rows is not None
-        return _call(self.forms.rows, self._soft(), ranks, self.keys, self.tau)
+        return _call(self.forms.rows, self.mode, ranks, self.keys, self.tau)
 
     def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
-        keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
         payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
-        soft = _call(self.forms.apply, self._soft(), ranks, keys, payload, tau)[:, :, 0]
+        return self.with_infinities(self.apply(ranks, payload, gated_grad)[:, :, 0])
+
+    def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
+        """P times `finite`, with infinity where it can only stem from one."""
         infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
         infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
         return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
+
+    def apply(
+        self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool = True
+    ) -> Float[Array, "batch r d"]:
+        """Rows of P times a payload, None for the keys; in the hard mode its elements in the order of the keys."""
+        if self.mode is None:
+            order = pick(jnp.argsort(self.x, axis=-1), ranks)
+            return jnp.take_along_axis(self.x[:, :, None] if payload is None else payload, order[:, :, None], axis=1)
+        keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
+        return _call(self.forms.apply, self.mode, ranks, keys, payload, tau)
+
+    def apply_transposed(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
+        """The transpose of rows of P times y: what reverse mode makes of `apply`, which is linear in its payload."""
+        start = jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype)
+        return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](y)[0]
+
+    def mask(self, k: Float[Array, " batch"]) -> Float[Array, "batch n"]:
+        """The sum of the last k rows, k real: in [0, 1] where the method has a form for that."""
+        if self.mode is not None and self.order.mask is not None:
+            return _call(self.order.mask, self.mode, None, self.keys, k, self.tau)
+        weights = jnp.clip(k[:, None] - jnp.arange(self.n, dtype=k.dtype)[None], 0, 1)  # the largest first
+        if self.mode is None:
+            mask = unsort(weights, jnp.argsort(self.x, axis=-1, descending=True))
+            return jnp.where(jnp.any(jnp.isnan(self.x), axis=-1, keepdims=True), jnp.full_like(mask, jnp.nan), mask)
+        return self.apply_transposed(range(self.n), weights[:, ::-1, None])[:, :, 0]
+
+    def solver_info(self, ranks: range) -> SolverInfo:
+        """The report of the solver behind these rows."""
+        if self.order.info is None or self.mode is None:
+            able = ", ".join(repr(name) for name, order in ORDERS.items() if order.info is not None)
+            _check.wrong("method", self.order.name, f"{able} in a soft mode: the others solve nothing")
+        return _call(self.order.info, self.mode, ranks, self.keys, self.tau)
 
     def rank(self) -> Float[Array, "batch n"]:
         """Zero-based ascending ranks, not yet in the input's dtype."""
         return _call(self.forms.rank, self._soft(), None, self.keys, self.tau)
 
 
-def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None) -> Array:
+def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None) -> Any:
     """form(keys, [ranks], [payload], tau, mode), compiled: an eager call compiles it once for each shape."""
     if isinstance(ranks, jax.Array):
         return _with_traced_ranks(form, mode, ranks, *arrays)

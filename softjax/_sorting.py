@@ -4,6 +4,7 @@ What `softness`, `mode`, `method`, `standardize` and `implementation` mean is wr
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 
 from . import _check
 from ._axis import Layout, layout_along, layout_reduced
+from ._payload import sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Implementation, MethodName, ModeName, SoftIndex, Softness
 
@@ -54,7 +56,7 @@ def argsort(
 
 
 def sort(
-    a: ArrayLike,
+    a: ArrayLike | tuple[ArrayLike, ...],
     axis: int | None = -1,
     *,
     descending: bool = False,
@@ -64,11 +66,11 @@ def sort(
     standardize: bool | None = None,
     implementation: Implementation | None = None,
     gated_grad: bool = True,
-) -> Array:
-    """Soft `jnp.sort`: P @ a.
+) -> Any:
+    """Soft `jnp.sort`: P @ a; of a tuple (keys, *payloads), each of them in the keys' order, as `jax.lax.sort`.
 
     **Arguments:**
-        a: array of any shape.
+        a: array of any shape, or a tuple of arrays of one shape, the first of which holds the keys.
         axis: the axis to sort along; None flattens a first.
         descending: the largest first.
         softness: positive; broadcastable to a's shape without `axis`. In units of a (of the keys in (0, 1) where
@@ -78,13 +80,15 @@ def sort(
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient through P and keeps that through the values it averages.
-    **Returns:** an array like a.
+    **Returns:** an array like a, or a tuple of them.
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    x, layout = layout_along(_check.real("a", a), axis)
     descending, gated_grad = _check.flag("descending", descending), _check.flag("gated_grad", gated_grad)
+    if isinstance(a, tuple):
+        return sort_together(a, axis, descending, softening, gated_grad)
+    x, layout = layout_along(_check.real("a", a), axis)
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return jnp.sort(x, axis=layout.axes[0], descending=descending)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import _check, _compare, _elementwise, _quantile, _sorting
+from . import _check, _compare, _elementwise, _mask, _quantile, _sorting
 from ._modes import MODES
 
 
@@ -113,6 +113,8 @@ rank_st = st(_sorting.rank)
 ranking_st = st(_sorting.ranking)
 sort_st = st(_sorting.sort)
 top_k_st = st(_sorting.top_k)
+bottom_k_mask_st = st(_mask.bottom_k_mask)
+top_k_mask_st = st(_mask.top_k_mask)
 argmedian_st = st(_quantile.argmedian)
 argpercentile_st = st(_quantile.argpercentile)
 argquantile_st = st(_quantile.argquantile)

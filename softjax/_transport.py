@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ._modes import Mode
 
@@ -32,6 +33,22 @@ _NEVER = -1e30
 Keys = Float[Array, "batch n"]
 Plan = Float[Array, "batch k n"]
 Potentials = Float[Array, "batch k"]
+
+
+class SolverInfo(NamedTuple):
+    """How a solver of marginals fared, one entry for each row of the batch.
+
+    `iterations` counts its steps; `marginal_error` is the largest difference between what an anchor receives and its
+    mass, in elements.
+    """
+
+    iterations: Int[Array, "*batch"]
+    marginal_error: Float[Array, "*batch"]
+
+
+def no_tangent(info: SolverInfo) -> SolverInfo:
+    """The tangent of a report: none."""
+    return SolverInfo(np.zeros(info.iterations.shape, jax.dtypes.float0), jnp.zeros_like(info.marginal_error))  # pyright: ignore
 
 
 class Problem(NamedTuple):
@@ -51,7 +68,7 @@ def plan(problem: Problem, mode: Mode) -> Plan:
     y, anchors, _, tau = problem
     if anchors.shape[0] == 1:
         return (jnp.ones_like(y) + 0 * (y + tau[:, None]))[:, None, :]
-    return mode.project(logits(potentials(mode, problem), problem), axis=1)
+    return mode.project(logits(potentials(mode, problem)[0], problem), axis=1)
 
 
 def logits(psi: Potentials, problem: Problem) -> Plan:
@@ -89,6 +106,7 @@ class _State(NamedTuple):
     curvature: Any
     damping: Float[Array, " batch"]
     rejected: Bool[Array, " batch"]
+    iterations: Int[Array, " batch"]
     step: Array
 
 
@@ -97,8 +115,10 @@ def newton(
     evaluate: Callable[[Potentials], tuple[Potentials, Any]],
     solve: Callable[[Any, Potentials, Array], Potentials],
     rounds: int,
-) -> Potentials:
-    """The potentials, from evaluate(psi) -> (F, curvature) and solve(curvature, F, damping) -> (H + damping)^-1 F.
+) -> tuple[Potentials, SolverInfo]:
+    """The potentials and a report.
+
+    From evaluate(psi) -> (F, curvature) and solve(curvature, F, damping) -> (H + damping)^-1 F.
 
     `rounds` of Sinkhorn's update come first: two of them bring the column sums within a small factor of the masses,
     for which Newton alone needs about five steps, since the sums are exponential in psi.
@@ -130,7 +150,9 @@ def newton(
         damping = jnp.where(damping < 1e-6, floor, damping)
         damping = jnp.where(active(state), damping, state.damping)
         new = jax.tree.map(pick, (candidate, residual, curvature), tuple(state[:3]))
-        return _State(new[0], new[1], new[2], damping, ~better, state.step + 1)
+        return _State(
+            new[0], new[1], new[2], damping, ~better, state.iterations + active(state).astype(jnp.int32), state.step + 1
+        )
 
     def unfinished(state):
         return jnp.any(active(state)) & (state.step < _MAX_STEPS)
@@ -141,8 +163,10 @@ def newton(
         psi = psi + jnp.where(mass > 0, jnp.log(mass / received), jnp.zeros_like(received))
     damping = jnp.full_like(problem.tau, floor)
     residual, curvature = evaluate(psi)
-    first = _State(psi, residual, curvature, damping, jnp.zeros(damping.shape, bool), jnp.zeros((), jnp.int32))
-    return lax.while_loop(unfinished, improve, first).psi
+    none = jnp.zeros(damping.shape, jnp.int32)
+    first = _State(psi, residual, curvature, damping, none > 0, none, jnp.zeros((), jnp.int32))
+    last = lax.while_loop(unfinished, improve, first)
+    return last.psi, SolverInfo(last.iterations + rounds, jnp.max(jnp.abs(last.residual), axis=-1))
 
 
 def _laplacian(mode: Mode, p: Plan) -> Float[Array, "batch k k"]:
@@ -164,8 +188,8 @@ def _solve(h: Array, rhs: Potentials, damping: Array) -> Potentials:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def potentials(mode: Mode, problem: Problem) -> Potentials:
-    """The potentials of a problem with few anchors."""
+def potentials(mode: Mode, problem: Problem) -> tuple[Potentials, SolverInfo]:
+    """The potentials of a problem with few anchors, and how they were found."""
 
     def evaluate(psi):
         p = mode.project(logits(psi, problem), axis=1)
@@ -177,11 +201,11 @@ def potentials(mode: Mode, problem: Problem) -> Potentials:
 @potentials.defjvp
 def _potentials_jvp(mode, primals, tangents):
     (problem,), (change,) = primals, tangents
-    psi = potentials(mode, problem)
+    psi, info = potentials(mode, problem)
     z, dz = jax.jvp(partial(logits, psi), (problem,), (change,))
     p = mode.project(z, axis=1)
     w = mode.sensitivity(p)
     dp = w * (dz - jnp.sum(w * dz, axis=1, keepdims=True) / jnp.sum(w, axis=1, keepdims=True))
     excess = jnp.sum(dp, axis=2) - change.masses[None]
     damping = jnp.broadcast_to(rounding(problem), problem.tau.shape)
-    return psi, -_solve(_laplacian(mode, p), excess, damping)
+    return (psi, info), (-_solve(_laplacian(mode, p), excess, damping), no_tangent(info))

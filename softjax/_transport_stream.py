@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ._modes import Mode
-from ._transport import Keys, Potentials, Problem, logits, newton, rounding, sinkhorn_rounds
+from ._transport import Keys, Potentials, Problem, SolverInfo, logits, newton, no_tangent, rounding, sinkhorn_rounds
 
 _BLOCK = 1 << 16
 """About this many entries of the plan exist at a time, for each row of the batch (at least 8 rows' worth)."""
@@ -112,8 +112,8 @@ def _curved(mode: Mode, psi: Potentials, problem: Problem, damping: Array) -> Ca
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def potentials(mode: Mode, problem: Problem) -> Potentials:
-    """The potentials of a problem with many anchors."""
+def potentials(mode: Mode, problem: Problem) -> tuple[Potentials, SolverInfo]:
+    """The potentials of a problem with many anchors, and how they were found."""
 
     def evaluate(psi):
         return column_sums(mode, psi, problem) - problem.masses[None], psi
@@ -127,7 +127,7 @@ def potentials(mode: Mode, problem: Problem) -> Potentials:
 @potentials.defjvp
 def _potentials_jvp(mode, primals, tangents):
     (problem,), (change,) = primals, tangents
-    psi = potentials(mode, problem)
+    psi, info = potentials(mode, problem)
     received = jax.jvp(lambda problem: column_sums(mode, psi, problem), (problem,), (change,))[1]
     damping = jnp.broadcast_to(rounding(problem), problem.tau.shape)
     tolerance = 4 * float(jnp.finfo(problem.y.dtype).eps)
@@ -137,4 +137,4 @@ def _potentials_jvp(mode, primals, tangents):
         lambda matvec, rhs: _conjugate_gradients(matvec, rhs, tolerance, 500),
         symmetric=True,
     )
-    return psi, -step
+    return (psi, info), (-step, no_tangent(info))

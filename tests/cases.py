@@ -71,6 +71,8 @@ ARRAY = {
     "min": ArrayOperator(oracle.soft_min, _ANY),
     "argtop_k": ArrayOperator(oracle.argtop_k, (-1, 0, 1), (K,), True, {"k": K}),
     "top_k": ArrayOperator(oracle.top_k, (-1, 0, 1), (K,), False, {"k": K}),
+    "top_k_mask": ArrayOperator(oracle.top_k_mask, (-1, 0, 1), (K,), False, {"k": K}),
+    "bottom_k_mask": ArrayOperator(oracle.bottom_k_mask, (-1, 0, 1), (K,), False, {"k": K}),
     "quantile": ArrayOperator(oracle.quantile, _ANY, (Q,), False, {"q": Q}),
     "argquantile": ArrayOperator(oracle.quantile_row, _ONE, (Q,), True, {"q": Q}),
     "percentile": ArrayOperator(oracle.quantile, _ANY, (PERCENT,), False, {"q": Q}),

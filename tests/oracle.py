@@ -331,6 +331,27 @@ def top_k(x, k, **order):
     return plan @ x, plan
 
 
+def top_k_mask(x, k, softness, mode, method, standardize=None):
+    """The sum of the last k rows, k real; with transport the upper of two anchors of masses n - k and k."""
+    x = np.asarray(x, np.float64)
+    n = len(x)
+    if mode == "hard":
+        mask = np.empty(n)
+        mask[np.argsort(-x, kind="stable")] = np.clip(k - np.arange(n), 0, 1)
+        return mask
+    if method != "ot":
+        return np.clip(k - np.arange(n)[::-1], 0, 1) @ rows(x, np.arange(n), softness, mode, method, standardize)
+    if k in (0, n):
+        return np.full(n, k / n)
+    y = x if standardize is False else standardized(x)
+    return transport(y, [n - k, k], softness, mode)[:, 1]
+
+
+def bottom_k_mask(x, **options):
+    """The mask of -x."""
+    return top_k_mask(-np.asarray(x), **options)
+
+
 def rank(x, **order):
     """One-based ranking."""
     return 1 + ranking(x, **order)

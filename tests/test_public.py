@@ -11,6 +11,7 @@ import softjax as sj
 SOFT = "softness=0.1, mode='smooth'"
 ORDER = f"{SOFT}, method='softsort', standardize=None, implementation=None"
 NEURAL = ORDER.replace("softsort", "neuralsort")
+TRANSPORT = ORDER.replace("softsort", "ot")
 
 SIGNATURES = {
     "abs": f"(x, *, {SOFT})",
@@ -23,6 +24,7 @@ SIGNATURES = {
     "argquantile": f"(a, q, axis=None, *, keepdims=False, quantile_method='linear', {NEURAL})",
     "argsort": f"(a, axis=-1, *, descending=False, {ORDER})",
     "argtop_k": f"(operand, k, *, axis=-1, {ORDER})",
+    "bottom_k_mask": f"(operand, k, *, axis=-1, {TRANSPORT})",
     "choose": "(a, choices)",
     "clip": f"(x, /, min=None, max=None, *, {SOFT}, gated=False)",
     "dynamic_index_in_dim": "(operand, index, axis=0, keepdims=True)",
@@ -53,18 +55,21 @@ SIGNATURES = {
     "round": f"(a, decimals=0, *, {SOFT}, neighbor_radius=None)",
     "sigmoidal": f"(x, *, {SOFT})",
     "sign": f"(x, *, {SOFT})",
+    "soft_permutation": f"(a, axis=-1, *, {ORDER})",
     "softrelu": f"(x, *, {SOFT}, gated=False)",
     "sort": f"(a, axis=-1, *, descending=False, {ORDER}, gated_grad=True)",
     "st": "(fn)",
     "take": "(a, indices, axis=None)",
     "take_along_axis": "(arr, indices, axis=-1)",
     "top_k": f"(operand, k, *, axis=-1, {ORDER}, gated_grad=True)",
+    "top_k_mask": f"(operand, k, *, axis=-1, {TRANSPORT})",
     "where": "(condition, x, y)",
 }
 # What softening means is written once, in the documentation.
 EXPLAINED_ONCE = {"softness", "mode", "method", "standardize", "implementation"}
-TYPES = {"SoftBool", "SoftIndex", "Explanation"}
-WITH_MODE = {name for name, signature in SIGNATURES.items() if "mode=" in signature}
+TYPES = {"SoftBool", "SoftIndex", "Explanation", "SoftPermutation", "SolverInfo"}
+# `soft_permutation` returns an operator, not an array: its own mode="hard" is the hard form.
+WITH_MODE = {name for name, signature in SIGNATURES.items() if "mode=" in signature} - {"soft_permutation"}
 
 
 def public(module):

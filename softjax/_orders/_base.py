@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._modes import Mode
+from .._transport import SolverInfo
 
 Ranks = range | jax.Array
 Keys = Float[Array, "batch n"]
@@ -42,6 +43,18 @@ class Rank(Protocol):
     def __call__(self, x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]: ...
 
 
+class Info(Protocol):
+    """info(x, ranks, tau, mode): the report of the solver behind rows of P."""
+
+    def __call__(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo: ...
+
+
+class Mask(Protocol):
+    """mask(x, k, tau, mode) -> (batch, n): in [0, 1], with sum k, for real k in [0, n]."""
+
+    def __call__(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]: ...
+
+
 @dataclass(frozen=True)
 class Forms:
     """One implementation of a method. `rows` is None for a method that yields values only."""
@@ -56,7 +69,8 @@ class Order:
     """One method: its implementations by name, "dense" (the readable definition) and "xla" (the fast form).
 
     `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own. `joint` says that rows depend
-    on which others are asked for beside them. `standardize` is the method's default.
+    on which others are asked for beside them. `standardize` is the method's default. `info` reports on the solver
+    of a method that has one. `mask` is a top-k mask of its own, in place of a sum of rows.
     """
 
     name: str
@@ -65,6 +79,8 @@ class Order:
     rank_step: float = 1.0
     joint: bool = False
     standardize: bool = False
+    info: Info | None = None
+    mask: Mask | None = None
 
     def forms(self, implementation: str) -> Forms:
         """The implementation of that name."""

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from .. import _transport_stream as stream
 from .._modes import Mode
-from .._transport import Problem, plan
+from .._transport import Problem, SolverInfo, plan, potentials
+from .._transport_pair import pair_mask
 from ._base import Forms, Keys, PerRow, Ranks, applied
 
 
@@ -76,7 +77,7 @@ def streamed_apply(
     problem, bins = _problem(x, ranks, tau)
     if problem.anchors.shape[0] <= _FEW:
         return DENSE.apply(x, ranks, payload, tau, mode)
-    psi = stream.potentials(mode, problem)
+    psi, _ = stream.potentials(mode, problem)
     payload = x[:, :, None] if payload is None else payload
     sums = stream.collect(mode, psi, problem, jnp.concatenate([payload, jnp.ones_like(payload[:, :, :1])], axis=2))
     return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins]
@@ -87,8 +88,22 @@ def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     if x.shape[-1] <= _FEW:
         return rank(x, tau, mode)
     problem, _ = _problem(x, range(x.shape[-1]), tau)
-    psi = stream.potentials(mode, problem)
+    psi, _ = stream.potentials(mode, problem)
     return stream.distribute(mode, psi, problem, jnp.arange(x.shape[-1], dtype=x.dtype))
+
+
+def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
+    """Transport to two anchors, of masses n - k and k: the upper one's column."""
+    return pair_mask(mode, x, k, tau)[0]
+
+
+def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
+    """How the potentials behind these rows are found: one solve, as in `streamed_apply`."""
+    problem, _ = _problem(x, ranks, tau)
+    if problem.anchors.shape[0] == 1:
+        return SolverInfo(jnp.zeros(tau.shape, jnp.int32), jnp.zeros_like(tau))
+    few = problem.anchors.shape[0] <= _FEW
+    return (potentials if few else stream.potentials)(mode, problem)[1]
 
 
 FAST = Forms(rows=rows, apply=streamed_apply, rank=streamed_rank)

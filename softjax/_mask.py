@@ -1,0 +1,75 @@
+"""Soft top-k masks: how much of each element belongs to the k largest, the sum of P's last k rows."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from . import _check
+from ._axis import layout_along
+from ._soft_rows import Softening, enter
+from ._types import Implementation, MethodName, ModeName, Softness
+
+
+def top_k_mask(
+    operand: ArrayLike,
+    k: ArrayLike,
+    *,
+    axis: int = -1,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "ot",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> Array:
+    """A soft mask of the k largest elements, whose sum along `axis` is k.
+
+    With `ot` it lies in [0, 1]: a step around a threshold that is solved for. With the other methods it is the sum of
+    the last k rows of the soft permutation, a fraction of the next one included.
+
+    **Arguments:**
+        operand: array of any shape, with n elements along `axis`.
+        k: how many, a real number in [0, n] or an array of them that broadcasts against operand's shape without
+            `axis`; may be traced and has a gradient.
+        axis: the axis to select along.
+        softness: positive; broadcastable to operand's shape without `axis`.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+        method: "softsort", "neuralsort" or "ot".
+        standardize: work on sigmoid of the z-scores; None for the method's own default.
+        implementation: None to choose automatically.
+    **Returns:** an array like operand.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** Xie et al., arXiv:2002.06504, with two anchors; docs/softness.md.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _mask(operand, k, axis, softening, sign=1)
+
+
+def bottom_k_mask(
+    operand: ArrayLike,
+    k: ArrayLike,
+    *,
+    axis: int = -1,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "ot",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+) -> Array:
+    """A soft mask of the k smallest elements: `top_k_mask` of -operand.
+
+    **Arguments:** see `top_k_mask`.
+    **Returns:** an array like operand.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** see `top_k_mask`.
+    """
+    softening = Softening(softness, mode, method, standardize, implementation)
+    return _mask(operand, k, axis, softening, sign=-1)
+
+
+def _mask(operand: ArrayLike, k: ArrayLike, axis: int, softening: Softening, sign: int) -> Array:
+    x, layout = layout_along(_check.real("operand", operand), _check.axis("axis", axis, jnp.ndim(operand)))
+    soft = enter(sign * x, layout, softening, index=False)
+    size = _check.between("k", k, 0, layout.n)
+    per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
+    wanted = jnp.broadcast_to(per_row, layout.batch_shape).reshape(soft.tau.shape)
+    return layout.along(soft.mask(wanted)).astype(x.dtype)

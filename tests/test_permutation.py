@@ -1,0 +1,160 @@
+"""The lazy soft permutation, and payloads sorted by soft keys, against the dense matrices."""
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import METHODS, x64
+from jax.test_util import check_grads
+
+import softjax as sj
+
+N, D = 40, 3  # more ranks than any form writes out as dense rows
+COMBINATIONS = pytest.mark.parametrize(("mode", "method"), [(m, o) for o in METHODS for m in ("hard", "smooth", "c1")])
+
+
+def arrays(dtype=np.float32):
+    """Keys (2, N), a payload (N, D) that the batch shares, one value for each rank (2, N)."""
+    rng = np.random.default_rng(0)
+    shapes = ((2, N), (N, D), (2, N))
+    return tuple(jnp.asarray(rng.normal(size=shape).astype(dtype)) for shape in shapes)
+
+
+def close(actual, expected, method="softsort"):
+    """Equal to float32's rounding of sums over N elements."""
+    unit = cases.tolerance("float32", N, method=method)
+    np.testing.assert_allclose(actual, expected, rtol=4 * unit, atol=4 * unit)
+
+
+@COMBINATIONS
+def test_products_are_the_dense_ones(mode, method):
+    """P @ y, P.T @ y, y @ P for vectors and matrices, of the whole and of its rows in both directions."""
+    x, y, _ = arrays()
+
+    @jax.jit
+    def products(p, y):
+        dense, r = p.todense(), p.shape[-2]
+        lazy = p @ y, p @ y[:, 0], p.T @ y[:r], p.T @ y[:r, 0], y[:r].T @ p, y.T @ p.T
+        turned = jnp.swapaxes(dense, -1, -2)
+        plain = dense @ y, dense @ y[:, 0], turned @ y[:r], turned @ y[:r, 0], y[:r].T @ dense, y.T @ turned
+        return lazy, plain, dense, p.T.todense()
+
+    whole = sj.soft_permutation(x, mode=mode, method=method)
+    for p in (whole, whole[-5:], whole[:-7:-1], whole[::-1]):
+        lazy, plain, dense, turned = products(p, y)
+        assert dense.shape == p.shape == (2, len(p), N) and p.T.shape == turned.shape == (2, N, len(p))
+        for have, want in zip(lazy, plain, strict=True):
+            close(have, want, method)
+    close(whole.todense(), sj.argsort(x, mode=mode, method=method), method)
+    close(whole[-1], whole[-1:].todense()[:, 0], method)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_transforms(method):
+    """A pytree: through jit and vmap, and differentiable; P.T's gradient is the dense one."""
+    x, y, w = arrays()
+    make = jax.jit(lambda x: sj.soft_permutation(x, softness=0.3, method=method))
+    close(jax.vmap(make)(x) @ y, make(x) @ y, method)
+    close(jax.jit(lambda p: jax.vmap(lambda p: p @ y)(p))(make(x)), make(x) @ y, method)
+
+    def loss(x, softness, apply):
+        return jnp.sum(jnp.sin(apply(sj.soft_permutation(x, softness=softness, method=method))))
+
+    for lazy, dense in (
+        (lambda p: p.T @ w[0], lambda p: jnp.swapaxes(p.todense(), -1, -2) @ w[0]),
+        (lambda p: p @ y, lambda p: p.todense() @ y),
+    ):
+        have = jax.jit(jax.grad(lambda x, s: loss(x, s, lazy), (0, 1)))(x, jnp.float32(0.3))  # noqa: B023
+        want = jax.jit(jax.grad(lambda x, s: loss(x, s, dense), (0, 1)))(x, jnp.float32(0.3))  # noqa: B023
+        for a, b in zip(have, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.max(np.abs(b)))
+    gradient = jax.grad(lambda p: jnp.sum(p @ y))(make(x))
+    assert gradient.keys.shape == x.shape and gradient.softness.shape == (2,)
+
+
+def test_rows_of_transport_are_the_problem_of_their_ranks():
+    """P[-k:] is what `top_k` solves."""
+    x, _, _ = arrays()
+    p = sj.soft_permutation(x, method="ot", softness=0.01)[::-1][:4]
+    values, index = sj.top_k(x, 4, method="ot", softness=0.01)
+    close(p.todense(), index, "ot")
+    close(p @ x[..., None], values[..., None], "ot")
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, None])
+def test_take_along_axis(axis):
+    """The lazy operator instead of the soft index that it stands for."""
+    x = jnp.asarray(cases.sample((4, 5, 6), dtype=np.float32))
+    arr = jnp.asarray(cases.sample((4, 5, 6), seed=1, dtype=np.float32))
+    want = sj.take_along_axis(arr, sj.argsort(x, axis=axis), axis)
+    close(sj.take_along_axis(arr, sj.soft_permutation(x, axis=axis), axis), want)
+
+
+@COMBINATIONS
+@pytest.mark.parametrize("descending", [False, True])
+def test_payloads(mode, method, descending):
+    """sort((keys, *payloads)): each payload in the soft order of the keys and in its own dtype."""
+    x = jnp.asarray(cases.sample((2, N, 2), dtype=np.float32))
+    whole = jnp.asarray(np.arange(x.size).reshape(x.shape) % 7)
+    half = jnp.asarray(cases.sample((2, N, 2), seed=2), jnp.bfloat16)
+    options = {"axis": 1, "mode": mode, "method": method, "descending": descending}
+    keys, first, second = jax.jit(lambda *a: sj.sort(a, **options))(x, whole, half)
+    p = sj.argsort(x, **options)
+    close(keys, sj.sort(x, **options), method)
+    np.testing.assert_allclose(first, sj.take_along_axis(whole.astype(jnp.float32), p, 1), rtol=2e-4, atol=2e-4)
+    assert first.dtype == jnp.float32 and second.dtype == jnp.bfloat16
+    want = sj.take_along_axis(half.astype(jnp.float32), p, 1)
+    np.testing.assert_allclose(second.astype(jnp.float32), want, rtol=2.0**-7, atol=2.0**-7)
+
+
+def test_hard_payloads_are_those_of_lax_sort():
+    """Ties keep their order, as with `jax.lax.sort` of several operands."""
+    x = jnp.asarray([[2.0, 1.0, 2.0, 1.0]])
+    payload = jnp.arange(4.0)[None]
+    want = jax.lax.sort((x, payload), num_keys=1)
+    for have, expected in zip(sj.sort((x, payload), mode="hard"), want, strict=True):
+        np.testing.assert_array_equal(have, expected)
+
+
+def test_payload_gradients():
+    """With respect to keys, payload and softness, against finite differences in float64."""
+    with x64():
+        x, _, payload = arrays(np.float64)
+        x = x[:, :12]
+        payload = payload[:, :12]
+
+        def loss(x, payload, softness):
+            keys, moved = sj.sort((x, payload), softness=softness)
+            return jnp.sum(jnp.sin(keys) * moved)
+
+        check_grads(loss, (x, payload, jnp.asarray(0.3)), order=2, rtol=1e-5, atol=1e-5)
+
+
+def test_infinite_keys_and_payload_rows():
+    """An infinity among the keys stays at its end; the payload beside it is finite."""
+    x = jnp.asarray([[1.0, jnp.inf, -jnp.inf, 0.0]])
+    keys, moved = sj.sort((x, jnp.arange(4.0)[None]))
+    assert keys[0, 0] == -jnp.inf and keys[0, 3] == jnp.inf
+    np.testing.assert_allclose(moved[0, [0, 3]], [2.0, 1.0], atol=1e-6)
+
+
+def test_errors():
+    """The argument, its value, and what is legal."""
+    x, y, _ = arrays()
+    p = sj.soft_permutation(x)
+    cases_ = [
+        (lambda: p[40], r"`key` \(=40\) must be in \[-40, 39\]"),
+        (lambda: p[::2], r"`key` .* must be a slice of step 1 or -1"),
+        (lambda: p[3:3], r"`key` .* keeps some of the 40 ranks"),
+        (lambda: p @ y[:3], r"`y.shape` \(=\(3, 3\)\) must be \(40,\) or \(\.\.\., 40, d\)"),
+        (lambda: p @ jnp.ones((3, N, 1)), r"broadcastable to \(2,\)"),
+        (lambda: p.solver_info(), r"`method` \(='softsort'\) must be 'ot'"),
+        (lambda: sj.sort(()), r"`a` \(=\(\)\) must be"),
+        (lambda: sj.sort((x, x[0])), r"`a\[1\].shape` \(=\(40,\)\) must be \(2, 40\)"),
+        (lambda: sj.take_along_axis(x[0], p), r"`indices.ndim` \(=3\) must be 2"),
+        (lambda: sj.soft_permutation(x, softness=0.0), r"`softness` \(=0.0\) must be positive"),
+    ]
+    for call, message in cases_:
+        with pytest.raises(ValueError, match=message):
+            call()
