@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from . import passes
-from .linear import Operator
+from .._linear import Operator
 from .ties import tie_terms
 from .walk import Power, Smooth
 
