@@ -44,7 +44,8 @@ def wide(s: Array, reach: Array) -> Array | None:
 def _in_blocks(z: Point, g: Array, kappa: Array | None, orders: int) -> Moments:
     """Moments from the start of every element's block to the element, about the element."""
     grid = walk.grid_of(z.key)
-    gap = walk.barred(grid, jnp.diff(z.key, axis=-1) + jnp.diff(z.reach, axis=-1), BLOCK)
+    step = jnp.diff(z.key, axis=-1)
+    gap = walk.barred(grid, step if z.reach is None else step + jnp.diff(z.reach, axis=-1), BLOCK)
     relative = () if kappa is None or z.h is None else (kappa, z.h)
     near = [grid.flat(a) for a in (g, *relative)]
 
@@ -71,10 +72,8 @@ def _facing(right: Array, left: Array, mode: str = "edge") -> Array:
 def _places(window: Window, h: Array | None) -> tuple[Point, Point]:
     """Places z and targets t with x_ij = t_i - z_j, of both sides."""
     key, reach = _facing(window.s, -window.s), _facing(window.reach, window.reach)
-    nothing, h = jnp.zeros_like(reach), None if h is None else _facing(h, h)
-    if window.by_column:
-        return Point(key, -reach, h), Point(key, nothing, h)
-    return Point(key, nothing, h), Point(key, reach, h)
+    h = None if h is None else _facing(h, h)
+    return (Point(key, -reach, h), Point(key, None, h)) if window.by_column else (Point(key, None, h), Point(key, reach, h))
 
 
 def _tables(window: Window, g: Array, relative: tuple[Array, Array] | None, orders: int) -> Tables:
@@ -118,16 +117,16 @@ def _bound(m: int, s: Array, tau: Array) -> Array:
 
     With c elements no further than d from i, sum_j x_ij^m >= c (R - d)^m, so R <= d + tau c^(-1/m).
     """
-    bound = jnp.broadcast_to(tau, s.shape)
-    k = 1
-    while k < s.shape[-1]:
-        distance = s[:, k:] - s[:, :-k]
-        right = jnp.pad(distance, ((0, 0), (0, k)), constant_values=jnp.inf)
-        left = jnp.pad(distance, ((0, 0), (k, 0)), constant_values=jnp.inf)
-        one = jnp.minimum(left, right) + tau * (k + 1) ** (-1 / m)
-        both = jnp.maximum(left, right) + tau * (2 * k + 1) ** (-1 / m)
-        bound = jnp.minimum(bound, jnp.minimum(one, both))
-        k *= 2
+    n = s.shape[-1]
+    most = 1 << max(n - 2, 0).bit_length() - 1 if n > 1 else 0
+    right = jnp.pad(s, ((0, 0), (0, most)), constant_values=jnp.inf)
+    left = jnp.pad(s, ((0, 0), (most, 0)), constant_values=-jnp.inf)
+    bound, k = jnp.broadcast_to(tau, s.shape), 1
+    while k <= most:
+        after, before = right[:, k : k + n] - s, s - left[:, most - k : most - k + n]
+        one = jnp.minimum(after, before) + tau * (k + 1) ** (-1 / m)
+        both = jnp.maximum(after, before) + tau * (2 * k + 1) ** (-1 / m)
+        bound, k = jnp.minimum(bound, jnp.minimum(one, both)), 2 * k
     return bound
 
 
@@ -148,7 +147,9 @@ def _newton(m: int, n: int, tau: Array, bound: Array, powers: Callable) -> Array
         bent = reach * (tau / norm) ** (total / (reach * slope))
         new = jnp.clip(jnp.where(count < 1, bent, straight), low, bound)
         new = jnp.where(moving, new, reach)
-        return new, moving & (jnp.abs(new - reach) > 16 * half_ulp(tau.dtype) * reach), count + 1
+        # What is left after a step is about its square. Right of the root a rise can only be rounding.
+        far = (jnp.abs(new - reach) > 256 * half_ulp(tau.dtype) * reach) & ((new < reach) | (count < 2))
+        return new, moving & far, count + 1
 
     state = bound, jnp.ones(bound.shape, bool), jnp.int32(0)
     return lax.while_loop(lambda state: jnp.any(state[1]) & (state[2] < _STEPS), step, state)[0]

@@ -16,14 +16,22 @@ BLOCK = 32
 
 
 class Point(NamedTuple):
-    """A place key + reach, kept apart so that a difference of places loses no digits; h is its relative payload."""
+    """A place key + reach, kept apart so that a difference of places loses no digits; h is its relative payload.
+
+    A reach of None is 0.
+    """
 
     key: Array
-    reach: Array
+    reach: Array | None
     h: Array | None
 
     def minus(self, other: "Point") -> Array:
-        return (self.key - other.key) + (self.reach - other.reach)
+        difference = self.key - other.key
+        if self.reach is None or other.reach is None:
+            if self.reach is not None:
+                difference = difference + self.reach
+            return difference if other.reach is None else difference - other.reach
+        return difference + (self.reach - other.reach)
 
 
 class Moments(NamedTuple):
@@ -114,8 +122,15 @@ def _window_ends(z: Point, t: Point) -> Array:
         open_ = low < high
         return jnp.where(open_ & inside, middle + 1, low), jnp.where(open_ & ~inside, middle, high)
 
-    bracket = own + 1, jnp.full_like(own, n)
-    return lax.fori_loop(0, n.bit_length(), halve, bracket)[0]
+    # No window ends further out than the widest; shifted comparisons find its size, so that halving starts there.
+    steps = jnp.int32(BLOCK.bit_length() - 1)
+    k = BLOCK
+    while k < n:
+        here, there = (jax.tree.map(cut, p[:2]) for p, cut in ((t, lambda a: a[:, :-k]), (z, lambda a: a[:, k:])))
+        steps += jnp.any(Point(*here, None).minus(Point(*there, None)) > 0).astype(jnp.int32)
+        k *= 2
+    bracket = own + 1, jnp.minimum(own + (1 << steps), n)
+    return lax.fori_loop(0, steps + 1, halve, bracket)[0]
 
 
 def far(tables: Tables, t: Point) -> Moments:
