@@ -1,4 +1,4 @@
-"""Window sums by whichever way is cheaper, and the windows themselves; the derivation is in `softjax._orders._window`."""
+"""Window sums by the cheaper way, and the windows themselves; the derivation is in `softjax._orders._window`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -73,13 +73,17 @@ def _places(window: Window, h: Array | None) -> tuple[Point, Point]:
     """Places z and targets t with x_ij = t_i - z_j, of both sides."""
     key, reach = _facing(window.s, -window.s), _facing(window.reach, window.reach)
     h = None if h is None else _facing(h, h)
-    return (Point(key, -reach, h), Point(key, None, h)) if window.by_column else (Point(key, None, h), Point(key, reach, h))
+    return (
+        (Point(key, -reach, h), Point(key, None, h))
+        if window.by_column
+        else (Point(key, None, h), Point(key, reach, h))
+    )
 
 
 def _tables(window: Window, g: Array, relative: tuple[Array, Array] | None, orders: int) -> Tables:
     kappa, h = relative or (None, None)
-    g, kappa = (a if a is None else _facing(a, a, "constant") for a in (g, kappa))
-    return table.tables(_in_blocks(_places(window, h)[0], g, kappa, orders))
+    kappa = None if kappa is None else _facing(kappa, kappa, "constant")
+    return table.tables(_in_blocks(_places(window, h)[0], _facing(g, g, "constant"), kappa, orders))
 
 
 def _beyond(tables: Tables, window: Window, h: Array | None) -> tuple[Moments, Moments]:
@@ -94,19 +98,15 @@ def _sums_by_tables(terms: tuple[Term, ...], window: Window, g: Array, relative:
     sides = _beyond(_tables(window, g, relative, orders), window, relative and relative[1])
     out = []
     for term, near in zip(terms, walk.sums(terms, window, g, relative, BLOCK), strict=True):
-        right, left = ((side.k if term.relative else side.a)[term.power] for side in sides)
+        right, left = ((side.k if term.relative and side.k else side.a)[term.power] for side in sides)
         out.append(near + (right - left if term.odd else right + left))
     return out
 
 
-def sums(
-    terms: tuple[Term, ...], window: Window, g: Array, relative: tuple[Array, Array] | None = None
-) -> list[Array]:
+def sums(terms: tuple[Term, ...], window: Window, g: Array, relative: tuple[Array, Array] | None = None) -> list[Array]:
     """The terms, (b, n) each, for g (b, n) and relative = (kappa, h)."""
     arguments = terms, window, g, relative
-    return _choose(
-        wide(window.s, window.reach), lambda: walk.sums(*arguments), lambda: _sums_by_tables(*arguments)
-    )
+    return _choose(wide(window.s, window.reach), lambda: walk.sums(*arguments), lambda: _sums_by_tables(*arguments))
 
 
 # ---------------------------------------------------------------- the windows
@@ -118,7 +118,7 @@ def _bound(m: int, s: Array, tau: Array) -> Array:
     With c elements no further than d from i, sum_j x_ij^m >= c (R - d)^m, so R <= d + tau c^(-1/m).
     """
     n = s.shape[-1]
-    most = 1 << max(n - 2, 0).bit_length() - 1 if n > 1 else 0
+    most = 1 << (n - 1).bit_length() >> 1  # the largest power of two below n; 0 for n = 1
     right = jnp.pad(s, ((0, 0), (0, most)), constant_values=jnp.inf)
     left = jnp.pad(s, ((0, 0), (most, 0)), constant_values=-jnp.inf)
     bound, k = jnp.broadcast_to(tau, s.shape), 1
@@ -161,7 +161,8 @@ def _solve_by_walk(m: int, s: Array, tau: Array, bound: Array) -> Array:
     arrays = [grid.flat(jnp.broadcast_to(a, s.shape), 1) for a in (tau, bound)]
 
     def tile(i, cut):
-        return (_newton(m, grid.n, *map(cut, arrays), lambda reach: walk.norms(m, grid, i, gap, reach)),)
+        scale, start = map(cut, arrays)
+        return (_newton(m, grid.n, scale, start, lambda reach: walk.norms(m, grid, i, gap, reach)),)
 
     return over_tiles(grid, tile)[0]
 

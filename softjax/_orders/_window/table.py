@@ -33,6 +33,10 @@ class Point(NamedTuple):
             return difference if other.reach is None else difference - other.reach
         return difference + (self.reach - other.reach)
 
+    def part(self, which: slice) -> "Point":
+        """The places at the positions `which`, without payload."""
+        return Point(self.key[:, which], None if self.reach is None else self.reach[:, which], None)
+
 
 class Moments(NamedTuple):
     """a_q = sum_j (anchor - z_j)^q g_j and k_q = sum_j (anchor - z_j)^q (kappa_j + g_j (h_j - h_anchor)).
@@ -118,7 +122,7 @@ def _window_ends(z: Point, t: Point) -> Array:
     def halve(_, bracket):
         low, high = bracket
         middle = jnp.minimum((low + high) // 2, n - 1)
-        inside = t.minus(Point(*_read(z[:2], row + middle), None)) > 0
+        inside = t.minus(_read(z._replace(h=None), row + middle)) > 0
         open_ = low < high
         return jnp.where(open_ & inside, middle + 1, low), jnp.where(open_ & ~inside, middle, high)
 
@@ -126,8 +130,7 @@ def _window_ends(z: Point, t: Point) -> Array:
     steps = jnp.int32(BLOCK.bit_length() - 1)
     k = BLOCK
     while k < n:
-        here, there = (jax.tree.map(cut, p[:2]) for p, cut in ((t, lambda a: a[:, :-k]), (z, lambda a: a[:, k:])))
-        steps += jnp.any(Point(*here, None).minus(Point(*there, None)) > 0).astype(jnp.int32)
+        steps += jnp.any(t.part(slice(-k)).minus(z.part(slice(k, None))) > 0).astype(jnp.int32)
         k *= 2
     bracket = own + 1, jnp.minimum(own + (1 << steps), n)
     return lax.fori_loop(0, steps + 1, halve, bracket)[0]
