@@ -102,11 +102,19 @@ def _temporary_bytes(operator, n):
 
 
 @pytest.mark.parametrize(
-    ("method", "name"), [("softsort", "sort"), ("softsort", "rank"), ("neuralsort", "sort"), ("ot", "sort")]
+    ("method", "name", "mode"),
+    [
+        ("softsort", "sort", "smooth"),
+        ("softsort", "sort", "c2"),
+        ("softsort", "rank", "smooth"),
+        ("softsort", "rank", "c0"),
+        ("neuralsort", "sort", "smooth"),
+        ("ot", "sort", "smooth"),
+    ],
 )
-def test_memory_grows_linearly(method, name):
+def test_memory_grows_linearly(method, name, mode):
     """Compiled temporary memory of the gradient: twice the elements take about twice the bytes."""
-    operator = lambda x: getattr(sj, name)(x, method=method)
+    operator = lambda x: getattr(sj, name)(x, method=method, mode=mode)
     small, large = (_temporary_bytes(operator, n) for n in (16_384, 32_768))
     assert large <= 2.2 * small
 

@@ -34,3 +34,14 @@ def without_infinities(x: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 
     place = jnp.minimum(largest + reach, jnp.finfo(x.dtype).max / 8)
     bound = largest + (place - largest) / (4 * x.shape[-1])
     return jnp.where(infinite, jnp.sign(x) * place, x), bound
+
+
+def knots(s: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:
+    """Keys and softness for the walk, and what to add to its results: NaN for rows that hold one, else 0."""
+    bad = jnp.any(jnp.isnan(s), axis=-1, keepdims=True) | ~(tau[:, None] > 0)
+    limit = float(jnp.finfo(s.dtype).max) / 4
+    # The gaps of a bad row are so wide that its walk stops at once.
+    apart = jnp.broadcast_to(1e20 * jnp.arange(s.shape[-1], dtype=s.dtype), s.shape)
+    places = jnp.where(bad, apart, jnp.clip(s, -limit, limit))
+    spoil = jnp.where(bad, jnp.full_like(s[:, :1], jnp.nan), jnp.zeros_like(s[:, :1]))
+    return places, jnp.where(bad, jnp.ones_like(s[:, :1]), tau[:, None]), spoil

@@ -23,6 +23,6 @@ Batch rows are laid end to end with an unbridgeable gap between them, so one loo
 Derivatives. P depends on s through D alone, D is linear in s, and theta keeps every row sum at 1:
     dy_r = sum_j P_rj dv_j + sum_j phi'_rj dD_rj (v_j - c_r),   c_r = sum_j phi'_rj v_j / sum_j phi'_rj.
 P v, P^T w, these tangents and their transposes are linear operators bound to one primitive
-(`linear.py`); their own derivatives go through higher derivatives of phi by the same operators, so
+(`softjax._orders._linear`); their own derivatives go through higher derivatives of phi by the same operators, so
 every order and every mix of forward and reverse mode works (`rules.py`).
 """

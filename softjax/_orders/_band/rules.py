@@ -9,8 +9,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from .._linear import Operator
 from . import passes
-from .linear import Operator
 from .ties import tie_terms
 from .walk import Power, Smooth
 

@@ -29,7 +29,7 @@ class Tiling:
 
 TILING = Tiling()
 # Finite, so that no 0 * inf arises; sums of it may overflow to inf, which only ever means "weight 0".
-_BARRIER = 1e30
+BARRIER = 1e30
 _UNBRIDGED = 1e15
 
 
@@ -121,7 +121,7 @@ class Grid:
 
     def gaps(self, s: Array, tau: Array) -> Array:
         gap = jnp.diff(s, axis=-1) / tau
-        return self.flat(jnp.pad(gap, ((0, 0), (0, 1)), constant_values=_BARRIER), _BARRIER)
+        return self.flat(jnp.pad(gap, ((0, 0), (0, 1)), constant_values=BARRIER), BARRIER)
 
     def gap_tangents(self, s: Array, tau: Array, ds: Array, dtau: Array) -> Array:
         gap = jnp.diff(s, axis=-1) / tau

@@ -16,7 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
-_linear_p = Primitive("neuralsort")
+_linear_p = Primitive("soft_order")
 _linear_p.multiple_results = True
 
 
