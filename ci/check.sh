@@ -27,5 +27,5 @@ if python311=$(sh ci/python.sh 3.11); then
     PYTHON=$python311 sh ci/venv.sh .venv-311 test
     describe .venv-311
     .venv-311/bin/python -c 'import jax; assert jax.__version__.startswith("0.10."), jax.__version__'
-    make test VENV=.venv-311 </dev/null
+    SUITE=quick make test VENV=.venv-311 </dev/null
 fi

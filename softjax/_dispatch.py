@@ -1,4 +1,8 @@
-"""Which implementation of the fused operations runs, and why."""
+"""Which implementation of the fused operations runs, and why.
+
+`xla` and `dense` are this package's own. The others are kernels of `softjax_pallas`, which is imported when one of
+them is asked for by name and not before.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -6,11 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _check
+from ._orders import Order
+from ._orders._base import Forms
 
-IMPLEMENTATIONS = {
+OWN = {
     "xla": "the fast form in plain JAX",
     "dense": "the readable definition: rows of the soft permutation are materialised",
 }
+KERNELS = {
+    "pallas_triton": "Pallas kernels through Triton: NVIDIA GPUs of compute capability 8.x",
+    "pallas_mosaic_gpu": "Pallas kernels through Mosaic GPU: compute capability 9.0 and newer",
+    "pallas_mosaic_tpu": "Pallas kernels through Mosaic TPU",
+    "pallas_interpret": "the portable Pallas kernels, interpreted: slow, anywhere",
+}
+IMPLEMENTATIONS = OWN | KERNELS
 """Name -> what it is."""
 
 
@@ -28,9 +41,18 @@ class Explanation:
 def choose(implementation: str | None) -> Explanation:
     """The implementation that a call with this argument runs."""
     if implementation is None:
-        return Explanation("xla", "the fast form in plain JAX, on every backend")
+        return Explanation("xla", "the fast form in plain JAX, on every backend: no kernel has been measured yet")
     _check.choice("implementation", implementation, {None: None, **IMPLEMENTATIONS})
-    return Explanation(implementation, "asked for by `implementation`")
+    return Explanation(implementation, f"asked for by `implementation`: {IMPLEMENTATIONS[implementation]}")
+
+
+def forms(order: Order, implementation: str) -> Forms:
+    """The forms of a method by an implementation."""
+    if implementation in OWN:
+        return order.forms(implementation)
+    import softjax_pallas
+
+    return softjax_pallas.forms(order.name, implementation)
 
 
 def explain(operator: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:

@@ -104,8 +104,8 @@ class SoftRows:
 
     def mask(self, k: Float[Array, " batch"]) -> Float[Array, "batch n"]:
         """The sum of the last k rows, k real: in [0, 1] where the method has a form for that."""
-        if self.mode is not None and self.order.mask is not None:
-            return _call(self.order.mask, self.mode, None, self.keys, k, self.tau)
+        if self.mode is not None and self.forms.mask is not None:
+            return _call(self.forms.mask, self.mode, None, self.keys, k, self.tau)
         weights = jnp.clip(k[:, None] - jnp.arange(self.n, dtype=k.dtype)[None], 0, 1)  # the largest first
         if self.mode is None:
             mask = unsort(weights, jnp.argsort(self.x, axis=-1, descending=True))
@@ -147,7 +147,7 @@ def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> Sof
     order = _check.choice("method", softening.method, ORDERS)
     if softening.standardize is not None:
         _check.flag("standardize", softening.standardize)
-    forms = order.forms(_dispatch.choose(softening.implementation).implementation)
+    forms = _dispatch.forms(order, _dispatch.choose(softening.implementation).implementation)
     if index and forms.rows is None:
         able = {name: entry for name, entry in ORDERS.items() if entry.dense.rows is not None}
         _check.wrong("method", softening.method, f"one of {', '.join(map(repr, able))} where indices are asked for")

@@ -1,5 +1,21 @@
 """Fused Pallas kernels for softjax's array operators on GPU and TPU.
 
-This version registers no implementation yet: importing it changes nothing, and every operator runs
-softjax's own XLA form.
+They run where they are asked for by name: `softjax.sort(x, implementation="pallas_mosaic_gpu")`. Importing this
+package imports no Pallas.
 """
+
+from . import pairwise, transport
+
+_ORDERS = {"softsort": pairwise, "neuralsort": pairwise, "ot": transport}
+
+
+def forms(order: str, implementation: str):
+    """The forms of a method by kernels of that implementation.
+
+    **Arguments:**
+        order: "softsort", "neuralsort" or "ot".
+        implementation: "pallas_triton", "pallas_mosaic_gpu", "pallas_mosaic_tpu" or "pallas_interpret".
+    **Returns:** `softjax._orders._base.Forms`; a form that has no kernel for a call raises when it is called.
+    **Raises:** `NotImplementedError` where JAX is too old for kernels.
+    """
+    return _ORDERS[order].forms(implementation)[order]

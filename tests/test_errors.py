@@ -11,7 +11,7 @@ X = jnp.asarray([[3.0, -1.0, 2.0], [0.5, 4.0, 1.0]])
 # Made here, since an array made under jit is traced.
 NOT_POSITIVE, THREE, FOUR, MATRIX = jnp.asarray([0.1, -0.5]), jnp.ones(3), jnp.ones(4), jnp.full((1, 1), 0.5)
 ARRAY = tuple(cases.ARRAY)
-ALONG = ("argsort", "sort", "ranking", "rank", "argtop_k", "top_k")
+ALONG = ("argsort", "sort", "ranking", "rank", "argtop_k", "top_k", "top_k_mask", "bottom_k_mask")
 WITH_K = ("argtop_k", "top_k")
 WITH_Q = ("quantile", "argquantile", "percentile", "argpercentile")
 GATED = ("sort", "max", "min", "top_k", "median", "quantile", "percentile")

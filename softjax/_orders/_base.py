@@ -57,11 +57,15 @@ class Mask(Protocol):
 
 @dataclass(frozen=True)
 class Forms:
-    """One implementation of a method. `rows` is None for a method that yields values only."""
+    """One implementation of a method. `rows` is None for a method that yields values only.
+
+    `mask` is a top-k mask of its own, in place of the sum of the last rows.
+    """
 
     rows: Rows | None
     apply: Apply
     rank: Rank
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Order:
 
     `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own. `joint` says that rows depend
     on which others are asked for beside them. `standardize` is the method's default. `info` reports on the solver
-    of a method that has one. `mask` is a top-k mask of its own, in place of a sum of rows.
+    of a method that has one.
     """
 
     name: str
@@ -80,7 +84,6 @@ class Order:
     joint: bool = False
     standardize: bool = False
     info: Info | None = None
-    mask: Mask | None = None
 
     def forms(self, implementation: str) -> Forms:
         """The implementation of that name."""

@@ -64,7 +64,12 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     return jnp.matmul(positions, plan(_problem(x, range(x.shape[-1]), tau)[0], mode), precision="highest")
 
 
-DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)
+def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
+    """Transport to two anchors, of masses n - k and k: the upper one's column."""
+    return pair_mask(mode, x, k, tau)[0]
+
+
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, mask=mask)
 
 _FEW = 128
 """Up to this many anchors the plan of n x anchors entries is kept, and its Laplacian inverted directly."""
@@ -92,11 +97,6 @@ def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     return stream.distribute(mode, psi, problem, jnp.arange(x.shape[-1], dtype=x.dtype))
 
 
-def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
-    """Transport to two anchors, of masses n - k and k: the upper one's column."""
-    return pair_mask(mode, x, k, tau)[0]
-
-
 def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
     """How the potentials behind these rows are found: one solve, as in `streamed_apply`."""
     problem, _ = _problem(x, ranks, tau)
@@ -106,4 +106,4 @@ def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
     return (potentials if few else stream.potentials)(mode, problem)[1]
 
 
-FAST = Forms(rows=rows, apply=streamed_apply, rank=streamed_rank)
+FAST = Forms(rows=rows, apply=streamed_apply, rank=streamed_rank, mask=mask)
