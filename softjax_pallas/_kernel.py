@@ -24,14 +24,15 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and columns of a tile, and the warps that work on it where the compiler asks."""
+    """Rows and columns of a tile, the warps that work on it where the compiler asks, and own tiles per program."""
 
     rows: int
     columns: int
     warps: int = 4
+    parts: int = 1
 
     def __post_init__(self):
-        for name in ("rows", "columns", "warps"):
+        for name in ("rows", "columns", "warps", "parts"):
             size = getattr(self, name)
             if size < 1:
                 raise ValueError(f"`{name}` (={size}) must be positive.")

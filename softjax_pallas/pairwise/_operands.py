@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Operand:
-    """An array (batch, channels, size) with one value per row or column, a (batch, rows, columns) matrix, or a scalar.
+    """An array (batch, channels, size) with one value per row or column, a (batch, rows, columns) matrix, a scalar, or
+    (batch, blocks, channels) "parts" with values per block.
 
     `whole` gives every program all of it rather than its own block's part. `channels` and `dtype` are for results.
     """
@@ -27,7 +28,7 @@ class Operand:
 
 OWN_ROWS, WHOLE_ROWS = Operand("rows"), Operand("rows", whole=True)
 OWN_COLUMNS, WHOLE_COLUMNS = Operand("columns"), Operand("columns", whole=True)
-MATRIX, SCALAR = Operand("matrix"), Operand("scalar")
+MATRIX, SCALAR, PARTS = Operand("matrix"), Operand("scalar"), Operand("parts")
 
 
 def results(dtype: Any, *matrices: Operand, rows: int = 0, columns: int = 0) -> tuple[Operand, ...]:

@@ -4,7 +4,7 @@ The keys of the rows are elements of x, so every row of logits has the maximum 0
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -15,8 +15,9 @@ from softjax._modes import Mode
 from softjax._orders._base import Keys, PerRow, Ranks
 from softjax._orders.softsort import order_statistics
 
-from .._kernel import MOSAIC_GPU, batched
-from . import _program, _tiles
+from . import _softsort_bodies as bodies
+from . import _tiles
+from ._launch import launch, scale_of
 from ._operands import MATRIX, OWN_COLUMNS, OWN_ROWS, SCALAR, WHOLE_COLUMNS, WHOLE_ROWS, results
 
 
@@ -28,25 +29,11 @@ class Spec:
     degree: int | None
     reach: float
 
-
-def launch(spec: Spec, body: Any, by_rows: bool, sizes: tuple[int, int], inputs: Any, outputs: Any) -> Any:
-    """The kernel of a body as a vmap-safe function of arrays (batch, ...)."""
-    name = f"softjax_{body.__name__}"
-    bound = lambda program, refs: body(program, spec.degree, spec.reach, refs)
-    table = _tiles.ROWS if by_rows else _tiles.COLUMNS
-    tile = table[spec.implementation]
-    if spec.implementation in MOSAIC_GPU:
-        from . import mosaic_gpu as backend
-    else:
-        from . import pallas as backend
-    return batched(backend.run(bound, sizes, by_rows, tile, inputs, outputs, (spec.implementation, name)))
-
-
-def scale_of(x: Keys, tau: PerRow) -> Float[Array, "batch 1 1"]:
-    """1 / tau, NaN for a batch row whose result must be NaN: one with a NaN, or with tau not positive."""
-    good = (tau > 0) & ~jnp.any(jnp.isnan(x), axis=-1)
-    tau = tau.astype(jnp.float32)
-    return jnp.where(good, 1 / jnp.where(good, tau, jnp.ones_like(tau)), jnp.full_like(tau, jnp.nan))[:, None, None]
+    def launch(self, body: Any, by_rows: bool, sizes: tuple[int, int], inputs: Any, outputs: Any) -> Any:
+        """The kernel of a body."""
+        bound = wraps(body)(lambda program, refs: body(program, self.degree, self.reach, refs))
+        table = _tiles.ROWS if by_rows else _tiles.COLUMNS
+        return launch(self.implementation, bound, by_rows, sizes, (inputs, outputs), table)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -57,8 +44,8 @@ def distributions(spec: Spec, q: Float[Array, "batch r"], x: Keys, tau: PerRow) 
 
 def _distributions_forward(spec, q, x, tau):
     sizes = q.shape[1], x.shape[1]
-    kernel = launch(
-        spec, _program.softsort_rows, True, sizes, (OWN_ROWS, WHOLE_COLUMNS, SCALAR), results(x.dtype, MATRIX, rows=2)
+    kernel = spec.launch(
+        bodies.softsort_rows, True, sizes, (OWN_ROWS, WHOLE_COLUMNS, SCALAR), results(x.dtype, MATRIX, rows=2)
     )
     p, norm = kernel(q[:, None], x[:, None], scale_of(x, tau))
     return p, (q, x, tau, norm)
@@ -82,8 +69,8 @@ def averages(
 def _averages_forward(spec, q, x, tau, v):
     sizes = q.shape[1], x.shape[1]
     inputs = OWN_ROWS, WHOLE_COLUMNS, SCALAR, WHOLE_COLUMNS
-    kernel = launch(
-        spec, _program.softsort_apply, True, sizes, inputs, results(v.dtype, rows=v.shape[1]) + results(jnp.float32, rows=2)
+    kernel = spec.launch(
+        bodies.softsort_apply, True, sizes, inputs, results(v.dtype, rows=v.shape[1]) + results(jnp.float32, rows=2)
     )
     y, norm = kernel(q[:, None], x[:, None], scale_of(x, tau), v)
     return y, (q, x, tau, norm, v)
@@ -104,7 +91,7 @@ def _pull(spec, residuals, given):
     sizes, scale = (q.shape[1], x.shape[1]), scale_of(x, tau)
     dense = len(given) == 1
     inputs = ((MATRIX,) if dense else (OWN_ROWS, WHOLE_COLUMNS)) + (OWN_ROWS, WHOLE_COLUMNS, SCALAR, OWN_ROWS)
-    by_rows = launch(spec, _program.softsort_back_rows, True, sizes, inputs, results(jnp.float32, rows=3))
+    by_rows = spec.launch(bodies.softsort_back_rows, True, sizes, inputs, results(jnp.float32, rows=3))
     (rows,) = by_rows(*given, q[:, None], x[:, None], scale, norm)
     inputs = ((MATRIX,) if dense else (WHOLE_ROWS, OWN_COLUMNS)) + (
         WHOLE_ROWS,
@@ -114,7 +101,7 @@ def _pull(spec, residuals, given):
         WHOLE_ROWS,
     )
     channels = 1 if dense else 1 + given[1].shape[1]
-    by_columns = launch(spec, _program.softsort_back_columns, False, sizes, inputs, results(jnp.float32, columns=channels))
+    by_columns = spec.launch(bodies.softsort_back_columns, False, sizes, inputs, results(jnp.float32, columns=channels))
     (columns,) = by_columns(*given, q[:, None], x[:, None], scale, norm, rows)
     dtau = jnp.sum(rows[:, 2], axis=-1).astype(tau.dtype)
     return (rows[:, 1].astype(q.dtype), columns[:, 0].astype(x.dtype), dtau), columns[:, 1:]

@@ -17,8 +17,8 @@ COLUMNS = ROWS
 CHUNKS = {
     "pallas_triton": Tile(32, 32, 1),
     "pallas_mosaic_gpu": Tile(64, 64, 4),
-    "pallas_mosaic_tpu": Tile(128, 128),
-    "pallas_interpret": Tile(32, 32),
+    "pallas_mosaic_tpu": Tile(128, 128, parts=8),
+    "pallas_interpret": Tile(32, 32, parts=2),
     "pallas_interpret_gpu": Tile(64, 64),
 }
 """Chunks of the recurrence: dense inside, a carry between."""

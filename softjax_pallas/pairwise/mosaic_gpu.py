@@ -39,6 +39,10 @@ class MosaicGPU(Program):
     def tiles(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return ceil_div(self.sizes[self.by_rows], self._length(int(self.by_rows)))
 
+    @property
+    def count(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.sizes[1]
+
     def _length(self, axis: int) -> int:
         return self.tile_shape.columns if axis else self.tile_shape.rows
 
@@ -112,14 +116,34 @@ class MosaicGPU(Program):
         self._store(ref, (channel, self._place(None, 1)), v)
 
     def valid(self, tile):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
         axis = int(self.by_rows)
         length = self._length(axis)
-        shape = self.tile_shape.rows, self.tile_shape.columns
         first = tile * length
         start = jnp.minimum(first, self.sizes[axis] - length)
-        return start + plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout) >= first
+        return start + self._iota(axis) >= first
+
+    def part(self, ref, channel):
+        return ref[self.batch, self.block, channel]
+
+    def _iota(self, axis):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        shape = self.tile_shape.rows, self.tile_shape.columns
+        return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout)
+
+    def ids(self, axis):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        length = self._length(axis)
+        start = jnp.minimum(self.block * length, self.sizes[axis] - length)
+        iota = plgpu.broadcasted_iota(jnp.int32, (length,), 0, layout=self._layout.reduce(1 - axis))
+        return (start + iota).astype(jnp.float32)
+
+    def upper(self):
+        return self._iota(0) <= self._iota(1)
+
+    def exists(self):
+        return self._iota(0) >= 0
 
 
 def run(

@@ -28,11 +28,14 @@ class Shape:
     tile: Tile
     by_rows: bool
     triton: bool
+    parts: int = 1
+    """How many tiles' worth of own values a program handles one after the other."""
 
     @property
     def blocks(self) -> int:
         """How many programs one batch row has."""
-        return ceil_div(self.rows, self.tile.rows) if self.by_rows else ceil_div(self.columns, self.tile.columns)
+        tiles = ceil_div(self.rows, self.tile.rows) if self.by_rows else ceil_div(self.columns, self.tile.columns)
+        return ceil_div(tiles, self.parts)
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Portable(Program):
 
     shape: Shape
     block: Any
+    place: Any = 0
+    """Where in its block the own part lies, in tiles."""
 
     @property
     def tiles(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -50,6 +55,10 @@ class Portable(Program):
             else (self.shape.rows, self.shape.tile.rows)
         )
         return ceil_div(size, tile)
+
+    @property
+    def count(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.shape.columns
 
     def down(self, v):
         return v
@@ -80,7 +89,7 @@ class Portable(Program):
         size = self.shape.tile.columns if axis else self.shape.tile.rows
         end = self.shape.columns if axis else self.shape.rows
         ids = self._ids(size, 1, self.block if tile is None else tile)
-        place = pl_ds(0 if tile is None else tile, size)
+        place = pl_ds(self.place if tile is None else tile, size)
         return self._load(ref, (slice(channel, channel + 1), place), ids < end)
 
     def _load(self, ref, index, mask):
@@ -131,17 +140,33 @@ class Portable(Program):
     def put_rows(self, ref, channel, v):
         size = self.shape.tile.rows
         mask = self._ids(size, 1, self.block) < self.shape.rows
-        self._store(ref, (slice(channel, channel + 1), slice(None)), v.reshape(1, size), mask)
+        self._store(ref, (slice(channel, channel + 1), pl_ds(self.place, size)), v.reshape(1, size), mask)
 
     def put_columns(self, ref, channel, v):
-        mask = self._ids(self.shape.tile.columns, 1, self.block) < self.shape.columns
-        self._store(ref, (slice(channel, channel + 1), slice(None)), v, mask)
+        size = self.shape.tile.columns
+        mask = self._ids(size, 1, self.block) < self.shape.columns
+        self._store(ref, (slice(channel, channel + 1), pl_ds(self.place, size)), v, mask)
 
     def valid(self, tile):
         t = self.shape.tile
         if self.shape.by_rows:
             return self._ids(t.columns, 1, tile) < self.shape.columns
         return self._ids(t.rows, 0, tile) < self.shape.rows
+
+    def part(self, ref, channel):
+        from jax.experimental import pallas as pl
+
+        return ref[pl.ds(self.place, 1), channel : channel + 1]
+
+    def ids(self, axis):
+        return self._ids(self.shape.tile.columns if axis else self.shape.tile.rows, axis, self.block).astype(jnp.float32)
+
+    def upper(self):
+        shape = self.shape.tile.rows, self.shape.tile.columns
+        return lax.broadcasted_iota(jnp.int32, shape, 0) <= lax.broadcasted_iota(jnp.int32, shape, 1)
+
+    def exists(self):
+        return self._ids(self.shape.tile.rows, 0, self.block) < self.shape.rows
 
 
 def pl_ds(tile: Any, size: int) -> Any:
@@ -176,7 +201,9 @@ def _spec(operand: Operand, shape: Shape, channels: int):
         return pl.BlockSpec((None, padded["rows"], tile.columns), lambda b, i: (b, 0, i))
     if operand.whole:
         return pl.BlockSpec((None, channels, padded[operand.kind]), lambda b, i: (b, 0, 0))
-    return pl.BlockSpec((None, channels, getattr(tile, operand.kind)), lambda b, i: (b, 0, i))
+    if operand.kind == "parts":
+        return pl.BlockSpec((None, shape.parts, channels), lambda b, i: (b, i, 0))
+    return pl.BlockSpec((None, channels, getattr(tile, operand.kind) * shape.parts), lambda b, i: (b, 0, i))
 
 
 def run(
@@ -193,10 +220,20 @@ def run(
 
     implementation, name = build
     triton = implementation == "pallas_triton"
-    shape = Shape(*sizes, fit(tile, *sizes, triton), by_rows, triton)
+    tile = fit(tile, *sizes, triton)
+    shape = Shape(*sizes, tile, by_rows, triton, min(tile.parts, ceil_div(sizes[not by_rows], tile.rows)))
 
     def kernel(*refs):
-        body(Portable(shape, pl.program_id(1)), refs)
+        block = pl.program_id(1)
+        if shape.parts == 1:
+            body(Portable(shape, block), refs)
+            return
+
+        def one(k, carry):
+            body(Portable(shape, block * shape.parts + k, k), refs)
+            return carry
+
+        lax.fori_loop(0, shape.parts, one, jnp.int32(0))
 
     def call(*arrays):
         out = [jax.ShapeDtypeStruct((arrays[0].shape[0], *o.shape(*sizes)), o.dtype) for o in outputs]
@@ -208,7 +245,7 @@ def run(
                     kernel,
                     out_shape=out,
                     grid=(arrays[0].shape[0], shape.blocks),
-                    in_specs=[_spec(o, shape, a.shape[1]) for o, a in zip(inputs, arrays, strict=True)],
+                    in_specs=[_spec(o, shape, a.shape[2 if o.kind == "parts" else 1]) for o, a in zip(inputs, arrays, strict=True)],
                     out_specs=[_spec(o, shape, o.channels) for o in outputs],
                     name=name,
                     **portable_options(implementation, shape.tile.warps),
