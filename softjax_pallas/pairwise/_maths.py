@@ -137,3 +137,34 @@ def distance_logits(difference: Value, scale: Value, reach: float) -> Value:
 def sign(v: Value) -> Value:
     """The sign, 0 at 0."""
     return jnp.where(v > 0, 1.0, 0.0) - jnp.where(v < 0, 1.0, 0.0)
+
+
+# --- NeuralSort ----------------------------------------------------------------------------------------
+
+
+def two_sum(a: Value, b: Value) -> tuple[Value, Value]:
+    """a + b rounded, and what the rounding lost (Knuth)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def rough(v: Value) -> Value:
+    """v to 12 bits (Veltkamp's splitting), so that its product with an integer of 12 bits is exact."""
+    scaled = v * 4097.0
+    return scaled - (scaled - v)
+
+
+def centred(place: Value, key: Value, high: Value, low: Value, first: Any) -> tuple[Value, Value, Value]:
+    """Place, key and prefix sum relative to a first element: j - f_0, s_j - m, sum_{f_0 < i <= j} (s_i - m).
+
+    m is the first key to 12 bits and the count is split in two, so that the product of both is exact.
+    """
+    first_place, first_key, first_high, first_low = first
+    middle = rough(first_key)
+    steps = place - first_place
+    coarse = jnp.floor(steps * (1 / 4096)) * 4096.0
+    total, lost = two_sum(high, -first_high)
+    total, more = two_sum(total, -(coarse * middle))
+    total, last = two_sum(total, -((steps - coarse) * middle))
+    return steps, key - middle, total + (((low - first_low) + lost) + (more + last))

@@ -29,6 +29,7 @@ class Operand:
 OWN_ROWS, WHOLE_ROWS = Operand("rows"), Operand("rows", whole=True)
 OWN_COLUMNS, WHOLE_COLUMNS = Operand("columns"), Operand("columns", whole=True)
 MATRIX, SCALAR, PARTS = Operand("matrix"), Operand("scalar"), Operand("parts")
+BOUNDS = Operand("parts", whole=True)
 
 
 def results(dtype: Any, *matrices: Operand, rows: int = 0, columns: int = 0) -> tuple[Operand, ...]:

@@ -7,9 +7,6 @@ rows. Bodies are written once; `pallas.py` and `mosaic_gpu.py` provide the progr
 import abc
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from ._maths import Lanes, Value
 
 
@@ -58,6 +55,14 @@ class Program(Lanes):
         """A value per block from ref (blocks, channels)."""
 
     @abc.abstractmethod
+    def bound(self, ref: Any, channel: int) -> Value:
+        """An integer per block from ref (blocks, channels), for the bounds of a loop."""
+
+    @abc.abstractmethod
+    def first(self, ref: Any, channel: int, tile: Value | None) -> Value:
+        """The first value of `rows(ref, channel, tile)`, spreading over everything."""
+
+    @abc.abstractmethod
     def ids(self, axis: int) -> Value:
         """The own block's row (0) or column (1) numbers in float32, a value per row or column."""
 
@@ -68,7 +73,3 @@ class Program(Lanes):
     @abc.abstractmethod
     def exists(self) -> Value:
         """Which of the own block's rows exist, as a tile or a value to spread."""
-
-    def over(self, visit, start):
-        """visit(tile, carry) -> carry over all tiles."""
-        return lax.fori_loop(0, self.tiles, visit, start)

@@ -125,6 +125,12 @@ class MosaicGPU(Program):
     def part(self, ref, channel):
         return ref[self.batch, self.block, channel]
 
+    def bound(self, ref, channel):
+        return ref[self.batch, self.block, channel].astype(jnp.int32)
+
+    def first(self, ref, channel, tile):
+        return ref[self.batch, channel, self._place(tile, 0).start]
+
     def _iota(self, axis):
         from jax.experimental.pallas import mosaic_gpu as plgpu
 

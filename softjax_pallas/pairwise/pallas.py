@@ -158,6 +158,16 @@ class Portable(Program):
 
         return ref[pl.ds(self.place, 1), channel : channel + 1]
 
+    def bound(self, ref, channel):
+        from jax.experimental import pallas as pl
+
+        return jnp.max(ref[pl.ds(self.block, 1), channel : channel + 1]).astype(jnp.int32)
+
+    def first(self, ref, channel, tile):
+        line = self._line(ref, channel, tile, 0)
+        first = lax.broadcasted_iota(jnp.int32, line.shape, 1) == 0
+        return jnp.sum(jnp.where(first, line, 0.0), axis=1, keepdims=True)
+
     def ids(self, axis):
         return self._ids(self.shape.tile.columns if axis else self.shape.tile.rows, axis, self.block).astype(jnp.float32)
 
@@ -199,10 +209,12 @@ def _spec(operand: Operand, shape: Shape, channels: int):
         if shape.by_rows:
             return pl.BlockSpec((None, tile.rows, padded["columns"]), lambda b, i: (b, i, 0))
         return pl.BlockSpec((None, padded["rows"], tile.columns), lambda b, i: (b, 0, i))
-    if operand.whole:
-        return pl.BlockSpec((None, channels, padded[operand.kind]), lambda b, i: (b, 0, 0))
+    if operand.kind == "parts" and operand.whole:
+        return pl.BlockSpec((None, shape.blocks, channels), lambda b, i: (b, 0, 0))
     if operand.kind == "parts":
         return pl.BlockSpec((None, shape.parts, channels), lambda b, i: (b, i, 0))
+    if operand.whole:
+        return pl.BlockSpec((None, channels, padded[operand.kind]), lambda b, i: (b, 0, 0))
     return pl.BlockSpec((None, channels, getattr(tile, operand.kind) * shape.parts), lambda b, i: (b, 0, i))
 
 
