@@ -59,22 +59,26 @@ class MosaicGPU(Program):
 
         return plgpu.load(ref.at[(self.batch, *index)], layout=layout, optimized=False).astype(jnp.float32)
 
-    def down(self, v):
-        return lax.broadcast_in_dim(v, (self.tile_shape.rows, self.tile_shape.columns), (0,))
-
-    def across(self, v):
-        return lax.broadcast_in_dim(v, (self.tile_shape.rows, self.tile_shape.columns), (1,))
-
-    def sum_rows(self, tile):
-        return jnp.sum(tile, axis=1)
-
-    def sum_columns(self, tile):
-        return jnp.sum(tile, axis=0)
-
-    def _constant(self, value, axis):
+    def _pin(self, v, axis=None):
+        """Layouts are stated wherever a value changes its kind: the compiler's search for them is exponential."""
         from jax.experimental.pallas import mosaic_gpu as plgpu
 
-        return plgpu.layout_cast(jnp.full((self._length(axis),), value, jnp.float32), self._layout.reduce(1 - axis))
+        return plgpu.layout_cast(v, self._layout if axis is None else self._layout.reduce(1 - axis))
+
+    def down(self, v):
+        return self._pin(lax.broadcast_in_dim(v, (self.tile_shape.rows, self.tile_shape.columns), (0,)))
+
+    def across(self, v):
+        return self._pin(lax.broadcast_in_dim(v, (self.tile_shape.rows, self.tile_shape.columns), (1,)))
+
+    def sum_rows(self, tile):
+        return self._pin(jnp.sum(tile, axis=1), 0)
+
+    def sum_columns(self, tile):
+        return self._pin(jnp.sum(tile, axis=0), 1)
+
+    def _constant(self, value, axis):
+        return self._pin(jnp.full((self._length(axis),), value, jnp.float32), axis)
 
     def per_row(self, value):
         return self._constant(value, 0)
