@@ -1,0 +1,153 @@
+"""The pairwise orders by kernels: which calls they serve, and the forms that dispatch hands out.
+
+Sorting, gathers and the scan over chunks stay in XLA, since no Pallas compiler lowers a sort.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from softjax._modes import MODES, Mode
+from softjax._orders._base import Forms
+
+from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, unsupported
+
+ORDERS = ("softsort", "neuralsort")
+OPS = ("rows", "apply", "rank")
+MOST_CHANNELS = 8
+"""Payload channels that a kernel keeps in registers at once."""
+VMEM_BYTES = 12 * 2**20
+"""What a TPU kernel's blocks may take of the 16 MiB that are its by default, two buffers each."""
+
+
+def supports(
+    op: str, order: str, mode: Mode, dtype: Any, shape: tuple[int, ...], implementation: str
+) -> str | None:
+    """Why no kernel serves such a call, or None if one does.
+
+    **Arguments:**
+        op: "rows", "apply" or "rank". order: "softsort" or "neuralsort". mode: the mode's entry.
+        shape: (batch, r, n) for rows, (batch, r, n, d) for apply, (batch, n) for rank.
+        implementation: the kernel's name.
+    """
+    if op not in OPS or order not in ORDERS:
+        return f"there is no kernel for {op!r} of {order!r}"
+    if (reason := unsupported(implementation, dtype)) is not None:
+        return reason
+    batch, n = shape[0], shape[1] if op == "rank" else shape[2]
+    wanted = n if op == "rank" else shape[1]
+    channels = shape[3] if op == "apply" else 1
+    if batch == 0 or n == 0 or wanted == 0:
+        return "the call is empty"
+    if channels > MOST_CHANNELS:
+        return f"a kernel takes up to {MOST_CHANNELS} payload channels, not {channels}"
+    if implementation in MOSAIC_GPU:
+        return _mosaic_gpu_reason(op, order, mode, (wanted, n))
+    if implementation == "pallas_mosaic_tpu":
+        return _tpu_reason(op, order, (wanted, n), channels)
+    return None
+
+
+def _mosaic_gpu_reason(op: str, order: str, mode: Mode, sizes: tuple[int, int]) -> str | None:
+    least = 64  # rows and columns of a warpgroup's tile
+    wanted, n = sizes
+    one_by_one = op == "rows" or (op == "apply" and wanted < n // 8)
+    if n < least or (one_by_one and wanted < least):
+        return f"a Mosaic GPU tile has {least} rows and columns, the call ({wanted}, {n})"
+    del order, mode
+    return None
+
+
+def _tpu_reason(op: str, order: str, sizes: tuple[int, int], channels: int) -> str | None:
+    wanted, n = sizes
+    lines = (1 if order == "softsort" else 4) + (channels if op != "rows" else 0)
+    block = 8 * (min(wanted, 128) * n if op == "rows" else lines * 8 * max(wanted, n) // 4)
+    if op == "rows":
+        block = max(block, 8 * 128 * wanted)  # the backward pass by columns
+    if block > VMEM_BYTES:
+        return f"blocks of {block} bytes exceed the {VMEM_BYTES} that a TPU kernel has"
+    return None
+
+
+def forms(implementation: str) -> dict[str, Forms]:
+    """The forms of both orders by kernels of that implementation; kernels are built when a form is traced."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"`implementation` (={implementation!r}) must be one of {', '.join(IMPLEMENTATIONS)}.")
+    return {
+        order: Forms(*(partial(_run, order, op, implementation) for op in OPS))  # pyright: ignore[reportArgumentType]
+        for order in ORDERS
+    }
+
+
+def _run(order: str, op: str, implementation: str, x: jax.Array, *arguments: Any) -> jax.Array:
+    """One form: checks that a kernel serves the call, then calls it."""
+    mode = arguments[-1]
+    if op == "rank":
+        shape = x.shape
+    else:
+        shape = x.shape[0], len(arguments[0]), x.shape[1]
+    if op == "apply":
+        shape = *shape, 1 if arguments[1] is None else arguments[1].shape[2]
+    if 0 in shape:
+        return jnp.zeros(shape if op == "rows" else (*shape[:2], shape[3]) if op == "apply" else shape, x.dtype)
+    if (reason := supports(op, order, mode, x.dtype, shape, implementation)) is not None:
+        raise NotImplementedError(
+            f"implementation={implementation!r} cannot run {op} of method {order!r}: {reason}. "
+            "implementation='xla' can."
+        )
+    from . import _neuralsort, _softsort
+
+    module = {"softsort": _softsort, "neuralsort": _neuralsort}[order]
+    return getattr(module, op)(implementation, x, *arguments)
+
+
+# --- the list that is compiled ahead of time -----------------------------------------------------------
+
+
+class Compiled(NamedTuple):
+    """A function whose kernels are to compile for a target: it takes arrays of these shapes.
+
+    `result` is how many bytes its arguments and results have; temporaries beyond them and 1 MiB fail the table.
+    """
+
+    name: str
+    function: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def kernels_for_aot(implementation: str) -> Iterator[Compiled]:
+    """Every kernel of this package, forward and backward, for each mode and dtype it is built for."""
+    for order in ORDERS:
+        for mode in ("smooth", "c0", "c1", "c2"):
+            for dtype in ("float32", "bfloat16", "float16") if (order, mode) == ("softsort", "smooth") else ("float32",):
+                yield from _compiled(implementation, order, mode, jnp.dtype(dtype))
+
+
+def _compiled(implementation: str, order: str, mode: str, dtype: Any) -> Iterator[Compiled]:
+    form = forms(implementation)[order]
+    batch, n = 2, 1000
+    x, tau = jax.ShapeDtypeStruct((batch, n), dtype), jax.ShapeDtypeStruct((batch,), jnp.float32)
+    every, entry = range(n), MODES[mode]
+
+    def call(op, ranks, payload):
+        arrays = (x, tau, jax.ShapeDtypeStruct((batch, n, payload), dtype)) if payload else (x, tau)
+
+        def value(x, tau, *v):
+            more = () if op == "rank" else (ranks,) if op == "rows" else (ranks, v[0] if v else None)
+            return getattr(form, op)(x, *more, tau, entry)
+
+        def pullback(g, *arrays):
+            return jax.vjp(value, *arrays)[1](g)
+
+        name = f"{order} {op}{len(ranks) if op != 'rank' else ''} {mode} {dtype.name}"
+        yield Compiled(name, value, arrays)
+        yield Compiled(f"{name} pullback", pullback, (jax.eval_shape(value, *arrays), *arrays))
+
+    yield from call("rows", every, 0)
+    yield from call("apply", every, 2 if order == "softsort" else 1)
+    yield from call("rank", every, 0)
+    if implementation not in MOSAIC_GPU:
+        yield from call("apply", range(n - 10, n), 1)
