@@ -142,6 +142,10 @@ def sign(v: Value) -> Value:
 # --- NeuralSort ----------------------------------------------------------------------------------------
 
 
+COARSE = 1.5 * 2.0**35
+"""Adding and subtracting it rounds a count to a multiple of 4096; one compiler has no `floor`."""
+
+
 def two_sum(a: Value, b: Value) -> tuple[Value, Value]:
     """a + b rounded, and what the rounding lost (Knuth)."""
     total = a + b
@@ -163,7 +167,7 @@ def centred(place: Value, key: Value, high: Value, low: Value, first: Any) -> tu
     first_place, first_key, first_high, first_low = first
     middle = rough(first_key)
     steps = place - first_place
-    coarse = jnp.floor(steps * (1 / 4096)) * 4096.0
+    coarse = (steps + COARSE) - COARSE
     total, lost = two_sum(high, -first_high)
     total, more = two_sum(total, -(coarse * middle))
     total, last = two_sum(total, -((steps - coarse) * middle))

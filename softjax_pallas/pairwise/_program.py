@@ -17,6 +17,8 @@ class Program(Lanes):
     """How many tiles it visits."""
     count: int
     """How many columns the matrix has."""
+    by_rows: bool
+    """Whether it owns rows."""
 
     @abc.abstractmethod
     def rows(self, ref: Any, channel: int = 0, tile: Value | None = None) -> Value:
@@ -67,9 +69,9 @@ class Program(Lanes):
         """The own block's row (0) or column (1) numbers in float32, a value per row or column."""
 
     @abc.abstractmethod
-    def upper(self) -> Value:
-        """Where a square tile on the diagonal has its row at or before its column."""
+    def iota(self, axis: int) -> Value:
+        """Row (0) or column (1) numbers within a tile, as a tile of integers or a value to spread."""
 
     @abc.abstractmethod
     def exists(self) -> Value:
-        """Which of the own block's rows exist, as a tile or a value to spread."""
+        """Of a square tile on the diagonal: which of the elements summed over exist, as a tile or a value to spread."""

@@ -15,33 +15,71 @@ from ._maths import Value
 from ._program import Program
 
 
-def _decays(p: Program, s_ref: Any, scale: Value, carry_ref: Any, channels: int):
-    """W inside the chunk, and per column the decays to its first and from its last key."""
-    s = p.columns(s_ref)
-    w = jnp.exp(maths.distance_logits(p.down(p.rows(s_ref)) - p.across(s), scale, 1000.0))
-    left = jnp.exp((p.part(carry_ref, 2 * channels) - s) * scale)
-    right = jnp.exp((s - p.part(carry_ref, 2 * channels + 1)) * scale)
-    return jnp.where(p.exists(), w, 0.0), left, right
+class Chunk:
+    """A square tile on the diagonal: each own element's sums over all elements of the chunk.
+
+    The own elements are its rows or its columns, whichever the compiler reduces to at the lower price.
+    """
+
+    def __init__(self, p: Program, s_ref: Any, scale: Value, carry_ref: Any, channels: int):
+        self.p, self.carry_ref, self.channels = p, carry_ref, channels
+        s = self.own(s_ref)
+        difference = p.down(p.rows(s_ref)) - p.across(p.columns(s_ref))
+        w = jnp.exp(maths.distance_logits(difference, scale, 1000.0))
+        self.w = jnp.where(p.exists(), w, 0.0)
+        self.left = jnp.exp((p.part(carry_ref, 2 * channels) - s) * scale)
+        self.right = jnp.exp((s - p.part(carry_ref, 2 * channels + 1)) * scale)
+
+    def own(self, ref: Any, channel: int = 0) -> Value:
+        """A value per own element."""
+        return (self.p.rows if self.p.by_rows else self.p.columns)(ref, channel)
+
+    def other(self, ref: Any, channel: int = 0) -> Value:
+        """The same values as a tile, of the elements that are summed over."""
+        p = self.p
+        return p.across(p.columns(ref, channel)) if p.by_rows else p.down(p.rows(ref, channel))
+
+    def numbers(self) -> tuple[Value, Value]:
+        """The elements' numbers less n // 2: per own element, and as a tile of the others."""
+        p, middle = self.p, float(self.p.count // 2)
+        rows, columns = p.ids(0) - middle, p.ids(1) - middle
+        return (rows, p.across(columns)) if p.by_rows else (columns, p.down(rows))
+
+    def total(self, tile: Value) -> Value:
+        """Sums within the chunk, per own element."""
+        return (self.p.sum_rows if self.p.by_rows else self.p.sum_columns)(tile)
+
+    def put(self, ref: Any, channel: int, v: Value) -> None:
+        """Store a value per own element."""
+        (self.p.put_rows if self.p.by_rows else self.p.put_columns)(ref, channel, v)
+
+    def whole(self, c: int, other: Value | None = None) -> Value:
+        """sum_j W_kj u_j for channel c over all j; None stands for ones."""
+        inside = self.total(self.w if other is None else self.w * other)
+        left, right = (self.p.part(self.carry_ref, i) for i in (c, self.channels + c))
+        return inside + self.left * left + self.right * right
+
+    def sides(self, c: int, other: Value | None = None) -> tuple[Value, Value]:
+        """The same over j <= k, and over j > k."""
+        p = self.p
+        before = p.iota(1) <= p.iota(0) if p.by_rows else p.iota(0) <= p.iota(1)
+        tile = self.w if other is None else self.w * other
+        left, right = (p.part(self.carry_ref, i) for i in (c, self.channels + c))
+        return (
+            self.total(jnp.where(before, tile, 0.0)) + self.left * left,
+            self.total(jnp.where(before, 0.0, tile)) + self.right * right,
+        )
 
 
 def recurrence_apply(p: Program, refs) -> None:
     """y (d, n) = P v, and the row sums of W. Without a payload it is the element's number less n // 2."""
     *payload, s_ref, scale_ref, carry_ref, y_ref, total_ref = refs
     channels = payload[0].shape[-2] + 1 if payload else 2
-    w, left, right = _decays(p, s_ref, p.scalar(scale_ref), carry_ref, channels)
-
-    def whole(inside, c):
-        return inside + left * p.part(carry_ref, c) + right * p.part(carry_ref, channels + c)
-
-    total = whole(p.sum_columns(w), channels - 1)
+    k = Chunk(p, s_ref, p.scalar(scale_ref), carry_ref, channels)
+    total = k.whole(channels - 1)
     for c in range(channels - 1):
-        v = p.rows(payload[0], c) if payload else _numbers(p, 0)
-        p.put_columns(y_ref, c, whole(p.sum_columns(w * p.down(v)), c) / total)
-    p.put_columns(total_ref, 0, total)
-
-
-def _numbers(p: Program, axis: int) -> Value:
-    return p.ids(axis) - float(p.count // 2)
+        k.put(y_ref, c, k.whole(c, k.other(payload[0], c) if payload else k.numbers()[1]) / total)
+    k.put(total_ref, 0, total)
 
 
 def recurrence_back(p: Program, refs) -> None:
@@ -52,29 +90,19 @@ def recurrence_back(p: Program, refs) -> None:
     k with G at k, free of a running sum's cancellation.
     """
     *payload, a_ref, b_ref, y_ref, s_ref, scale_ref, carry_ref, out_ref = refs
-    d = a_ref.shape[-2]
-    channels, scale = 2 * d + 2, p.scalar(scale_ref)
-    w, left, right = _decays(p, s_ref, scale, carry_ref, channels)
-    w_left = jnp.where(p.upper(), w, 0.0)
-    w_right = jnp.where(p.upper(), 0.0, w)
-
-    def sides(c, v=None):
-        """Both sums of a channel; None stands for ones."""
-        tile = None if v is None else p.down(v)
-        before, after = (p.sum_columns(m if tile is None else m * tile) for m in (w_left, w_right))
-        return before + left * p.part(carry_ref, c), after + right * p.part(carry_ref, channels + c)
-
-    ones = sides(d)
-    f_b, g_b = sides(2 * d + 1, p.rows(b_ref))
-    slope = -((f_b - p.columns(b_ref)) - g_b)
-    flux = -(f_b * ones[1] + ones[0] * g_b)
+    d, scale = a_ref.shape[-2], p.scalar(scale_ref)
+    k = Chunk(p, s_ref, scale, carry_ref, 2 * d + 2)
+    f_1, g_1 = k.sides(d)
+    f_b, g_b = k.sides(2 * d + 1, k.other(b_ref))
+    slope = g_b - (f_b - k.own(b_ref))
+    flux = -(f_b * g_1 + f_1 * g_b)
     for c in range(d):
-        v = [p.rows(payload[0], c), p.columns(payload[0], c)] if payload else [_numbers(p, 0), _numbers(p, 1)]
-        f_v, g_v = sides(c, v[0])
-        f_a, g_a = sides(d + 1 + c, p.rows(a_ref, c))
-        a, y = p.columns(a_ref, c), p.columns(y_ref, c)
-        slope = slope + a * ((f_v - v[1]) - g_v - y * ((ones[0] - 1.0) - ones[1])) + v[1] * ((f_a - a) - g_a)
+        v, others = (k.own(payload[0], c), k.other(payload[0], c)) if payload else k.numbers()
+        f_v, g_v = k.sides(c, others)
+        f_a, g_a = k.sides(d + 1 + c, k.other(a_ref, c))
+        a, y = k.own(a_ref, c), k.own(y_ref, c)
+        slope = slope + a * ((f_v - v) - g_v - y * ((f_1 - 1.0) - g_1)) + v * ((f_a - a) - g_a)
         flux = flux + f_a * g_v + f_v * g_a
-        p.put_columns(out_ref, 2 + c, f_a + g_a)
-    p.put_columns(out_ref, 0, -slope * scale)
-    p.put_columns(out_ref, 1, flux)
+        k.put(out_ref, 2 + c, f_a + g_a)
+    k.put(out_ref, 0, -slope * scale)
+    k.put(out_ref, 1, flux)

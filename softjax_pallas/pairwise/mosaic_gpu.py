@@ -126,7 +126,7 @@ class MosaicGPU(Program):
         length = self._length(axis)
         first = tile * length
         start = jnp.minimum(first, self.sizes[axis] - length)
-        return start + self._iota(axis) >= first
+        return start + self.iota(axis) >= first
 
     def part(self, ref, channel):
         return ref[self.batch, self.block, channel]
@@ -137,7 +137,7 @@ class MosaicGPU(Program):
     def first(self, ref, channel, tile):
         return ref[self.batch, channel, self._place(tile, 0).start]
 
-    def _iota(self, axis):
+    def iota(self, axis):
         from jax.experimental.pallas import mosaic_gpu as plgpu
 
         shape = self.tile_shape.rows, self.tile_shape.columns
@@ -151,11 +151,8 @@ class MosaicGPU(Program):
         iota = plgpu.broadcasted_iota(jnp.int32, (length,), 0, layout=self._layout.reduce(1 - axis))
         return (start + iota).astype(jnp.float32)
 
-    def upper(self):
-        return self._iota(0) <= self._iota(1)
-
     def exists(self):
-        return self._iota(0) >= 0
+        return self.iota(0) >= 0
 
 
 def run(

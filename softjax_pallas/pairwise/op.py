@@ -47,6 +47,8 @@ def supports(
     if implementation in MOSAIC_GPU:
         return _mosaic_gpu_reason(op, order, mode, (wanted, n))
     if implementation == "pallas_mosaic_tpu":
+        if jnp.dtype(dtype).name == "float16":
+            return "Mosaic TPU does not load float16"
         return _tpu_reason(op, order, (wanted, n), channels)
     return None
 
@@ -108,10 +110,7 @@ def _run(order: str, op: str, implementation: str, x: jax.Array, *arguments: Any
 
 
 class Compiled(NamedTuple):
-    """A function whose kernels are to compile for a target: it takes arrays of these shapes.
-
-    `result` is how many bytes its arguments and results have; temporaries beyond them and 1 MiB fail the table.
-    """
+    """A function whose kernels are to compile for a target, and the shapes of its arrays."""
 
     name: str
     function: Any
@@ -119,35 +118,37 @@ class Compiled(NamedTuple):
 
 
 def kernels_for_aot(implementation: str) -> Iterator[Compiled]:
-    """Every kernel of this package, forward and backward, for each mode and dtype it is built for."""
+    """Every kernel of this package, value and gradient, for each mode and dtype it is built for."""
+    n = 1000
     for order in ORDERS:
         for mode in ("smooth", "c0", "c1", "c2"):
-            for dtype in ("float32", "bfloat16", "float16") if (order, mode) == ("softsort", "smooth") else ("float32",):
-                yield from _compiled(implementation, order, mode, jnp.dtype(dtype))
+            calls = [("rows", range(n), 0), ("apply", range(n), 2), ("rank", range(n), 0)]
+            if mode == "smooth" and implementation not in MOSAIC_GPU:
+                calls.append(("apply", range(n - 10, n), 1))
+            for op, ranks, channels in calls:
+                yield _compiled((implementation, order, op), mode, jnp.float32, (n, ranks, channels))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        for mode, op in (("smooth", "rows"), ("smooth", "apply"), ("c0", "apply")):
+            entry = "softsort", MODES[mode], dtype, (2, n, n, 2), implementation
+            if supports(op, *entry) is None:
+                yield _compiled((implementation, "softsort", op), mode, dtype, (n, range(n), 2 * (op == "apply")))
 
 
-def _compiled(implementation: str, order: str, mode: str, dtype: Any) -> Iterator[Compiled]:
-    form = forms(implementation)[order]
-    batch, n = 2, 1000
-    x, tau = jax.ShapeDtypeStruct((batch, n), dtype), jax.ShapeDtypeStruct((batch,), jnp.float32)
-    every, entry = range(n), MODES[mode]
+def _compiled(which: tuple[str, str, str], mode: str, dtype: Any, case: tuple[int, range, int]) -> Compiled:
+    (implementation, order, op), (n, ranks, channels) = which, case
+    form, entry = getattr(forms(implementation)[order], op), MODES[mode]
+    arrays = (jax.ShapeDtypeStruct((2, n), dtype), jax.ShapeDtypeStruct((2,), jnp.float32))
+    if channels:
+        arrays = (*arrays, jax.ShapeDtypeStruct((2, n, channels), dtype))
 
-    def call(op, ranks, payload):
-        arrays = (x, tau, jax.ShapeDtypeStruct((batch, n, payload), dtype)) if payload else (x, tau)
+    def value(x, tau, *v):
+        more = () if op == "rank" else (ranks,) if op == "rows" else (ranks, v[0] if v else None)
+        return form(x, *more, tau, entry)
 
-        def value(x, tau, *v):
-            more = () if op == "rank" else (ranks,) if op == "rows" else (ranks, v[0] if v else None)
-            return getattr(form, op)(x, *more, tau, entry)
+    def both(g, *arrays):
+        y, pull = jax.vjp(value, *arrays)
+        return y, pull(g)
 
-        def pullback(g, *arrays):
-            return jax.vjp(value, *arrays)[1](g)
-
-        name = f"{order} {op}{len(ranks) if op != 'rank' else ''} {mode} {dtype.name}"
-        yield Compiled(name, value, arrays)
-        yield Compiled(f"{name} pullback", pullback, (jax.eval_shape(value, *arrays), *arrays))
-
-    yield from call("rows", every, 0)
-    yield from call("apply", every, 2 if order == "softsort" else 1)
-    yield from call("rank", every, 0)
-    if implementation not in MOSAIC_GPU:
-        yield from call("apply", range(n - 10, n), 1)
+    rows = "" if op == "rank" else len(ranks)
+    name = f"{order} {op}{rows} {mode} {jnp.dtype(dtype).name}"
+    return Compiled(name, both, (jax.eval_shape(value, *arrays), *arrays))

@@ -48,6 +48,10 @@ class Portable(Program):
     """Where in its block the own part lies, in tiles."""
 
     @property
+    def by_rows(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.shape.by_rows
+
+    @property
     def tiles(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         size, tile = (
             (self.shape.columns, self.shape.tile.columns)
@@ -171,12 +175,11 @@ class Portable(Program):
     def ids(self, axis):
         return self._ids(self.shape.tile.columns if axis else self.shape.tile.rows, axis, self.block).astype(jnp.float32)
 
-    def upper(self):
-        shape = self.shape.tile.rows, self.shape.tile.columns
-        return lax.broadcasted_iota(jnp.int32, shape, 0) <= lax.broadcasted_iota(jnp.int32, shape, 1)
+    def iota(self, axis):
+        return lax.broadcasted_iota(jnp.int32, (self.shape.tile.rows, self.shape.tile.columns), axis)
 
     def exists(self):
-        return self._ids(self.shape.tile.rows, 0, self.block) < self.shape.rows
+        return self.valid(self.block)
 
 
 def pl_ds(tile: Any, size: int) -> Any:
