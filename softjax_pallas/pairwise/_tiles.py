@@ -11,7 +11,7 @@ ROWS = {
 }
 """Tiles of the soft permutation, for kernels that own rows."""
 
-COLUMNS = ROWS
+COLUMNS = ROWS | {"pallas_mosaic_gpu": Tile(64, 32, 4), "pallas_interpret_gpu": Tile(64, 32)}
 """The same for kernels that own columns."""
 
 CHUNKS = {
