@@ -4,9 +4,7 @@ Importing this module does not import Pallas.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -64,12 +62,9 @@ def power_of_two(n: int) -> int:
     return 1 << max(0, math.ceil(math.log2(max(1, n))))
 
 
-@contextmanager
-def tracing() -> Iterator[None]:
-    """Tracing of a kernel: 32-bit integers whatever the caller's x64 mode, and no notice that Triton's days are counted."""
-    with jax.enable_x64(False), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        yield
+def tracing() -> Any:
+    """Tracing of a kernel: 32-bit integers, whatever the caller's x64 mode."""
+    return jax.enable_x64(False)
 
 
 def portable_options(implementation: str, warps: int, races: bool = False) -> dict[str, Any]:
