@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import custom_batching
 
-PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret")
+PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
 MOSAIC_GPU = ("pallas_mosaic_gpu", "pallas_interpret_gpu")
 IMPLEMENTATIONS = (*PORTABLE, *MOSAIC_GPU)
 OLDEST_JAX = (0, 11)
@@ -67,8 +67,11 @@ def tracing() -> Any:
     return jax.enable_x64(False)
 
 
-def portable_options(implementation: str, warps: int, races: bool = False) -> dict[str, Any]:
-    """Keywords of `pl.pallas_call` for one of the compilers that the portable body serves."""
+def portable_options(implementation: str, warps: int) -> dict[str, Any]:
+    """Keywords of `pl.pallas_call` for one of the compilers that the portable body serves.
+
+    "pallas_interpret_races" interprets two programs at a time and looks for races; it is slow.
+    """
     if implementation == "pallas_triton":
         from jax.experimental.pallas import triton as pltriton
 
@@ -78,7 +81,7 @@ def portable_options(implementation: str, warps: int, races: bool = False) -> di
     params = {"compiler_params": pltpu.CompilerParams(dimension_semantics=("parallel", "parallel"))}
     if implementation == "pallas_mosaic_tpu":
         return params
-    if races:
+    if implementation == "pallas_interpret_races":
         return params | {"interpret": pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)}
     return params | {"interpret": True}
 

@@ -7,6 +7,7 @@ ROWS = {
     "pallas_mosaic_gpu": Tile(64, 64, 4),
     "pallas_mosaic_tpu": Tile(128, 128),
     "pallas_interpret": Tile(32, 64),
+    "pallas_interpret_races": Tile(8, 8),
     "pallas_interpret_gpu": Tile(64, 64),
 }
 """Tiles of the soft permutation, for kernels that own rows."""
@@ -19,6 +20,7 @@ CHUNKS = {
     "pallas_mosaic_gpu": Tile(64, 64, 4),
     "pallas_mosaic_tpu": Tile(128, 128, parts=8),
     "pallas_interpret": Tile(32, 32, parts=2),
+    "pallas_interpret_races": Tile(8, 8),
     "pallas_interpret_gpu": Tile(64, 64),
 }
 """Chunks of the recurrence: dense inside, a carry between."""

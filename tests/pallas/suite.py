@@ -15,6 +15,14 @@ from softjax._orders import ORDERS
 from softjax_pallas import pairwise
 
 ORDER_NAMES = ("softsort", "neuralsort")
+# What c0 and c2 change is in the rows; a rank differs from them by its payload or its direction.
+COMBINATIONS = [
+    (order, op, mode)
+    for order in ORDER_NAMES
+    for op in ("rows", "apply", "rank")
+    for mode in SOFT_MODES
+    if op == "rows" or mode in ("smooth", "c1") or (op, order) == ("apply", "softsort")
+]
 
 
 def keys(batch, n, seed=0):
@@ -110,9 +118,7 @@ class Pairwise:
             scale = np.abs(right).max() + np.abs(weights).max() / tau.min()
             np.testing.assert_allclose(have, right, rtol=0, atol=atol * scale)
 
-    @pytest.mark.parametrize("mode", SOFT_MODES)
-    @pytest.mark.parametrize("op", ["rows", "apply", "rank"])
-    @pytest.mark.parametrize("order", ORDER_NAMES)
+    @pytest.mark.parametrize(("order", "op", "mode"), COMBINATIONS)
     def test_every_form(self, order, op, mode):
         """Every order, form and mode on normal, tied and constant rows, with a ragged end."""
         self.check(order, op, mode, (3, self.sizes[0]))
@@ -120,7 +126,7 @@ class Pairwise:
     @pytest.mark.parametrize("order", ORDER_NAMES)
     def test_sizes(self, order):
         """Row lengths on both sides of a tile's, and long rows."""
-        for n in self.sizes[1:]:
+        for n in self.sizes[1:] if order == "softsort" else self.sizes[-2:]:
             self.check(order, "apply", "smooth", (1, n))
 
     @pytest.mark.parametrize("order", ORDER_NAMES)
