@@ -1,12 +1,20 @@
 """The path taken: each implementation's kernels are in the lowered text, under their names."""
 
+from contextlib import nullcontext
+
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from softjax._modes import MODES
 from softjax._orders import ORDERS
 from softjax_pallas import pairwise
+
+try:
+    from jax.sharding import AbstractDevice
+except ImportError:  # an older JAX, for which these tests are skipped
+    AbstractDevice = None
 
 TARGETS = {
     "pallas_triton": ("cuda", "__gpu$xla.gpu.triton"),
@@ -29,7 +37,9 @@ def lowered(forms, op, platform):
         more = {"rows": (range(128),), "apply": (range(128), None), "rank": ()}[op]
         return jnp.sum(jnp.sin(getattr(forms, op)(x, *more, tau, MODES["smooth"])))
 
-    return jax.jit(jax.grad(loss, (0, 1))).trace(x, tau).lower(lowering_platforms=(platform,)).as_text()
+    device = AbstractDevice(device_kind="NVIDIA A100-SXM4-80GB", num_cores=108, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)) if platform == "cuda" else nullcontext():
+        return jax.jit(jax.grad(loss, (0, 1))).trace(x, tau).lower(lowering_platforms=(platform,)).as_text()
 
 
 # JAX says so whenever it lowers a Triton kernel; nothing else serves compute capability 8.
