@@ -52,7 +52,7 @@ def unsupported(implementation: str, dtype: Any) -> str | None:
     return None
 
 
-def ceil_div(a: int, b: int) -> int:
+def ceil_div(a: Any, b: int) -> Any:
     """a / b rounded up."""
     return -(-a // b)
 
@@ -108,9 +108,7 @@ def batched(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @call.def_vmap
     def rule(size, mapped, *arrays):
-        spread = [
-            a if m else jnp.broadcast_to(a, (size, *a.shape)) for a, m in zip(arrays, mapped, strict=True)
-        ]
+        spread = [a if m else jnp.broadcast_to(a, (size, *a.shape)) for a, m in zip(arrays, mapped, strict=True)]
         batch = spread[0].shape[1]
         out = call(*(a.reshape(size * batch, *a.shape[2:]) for a in spread))
         out = jax.tree.map(lambda a: a.reshape(size, batch, *a.shape[1:]), out)

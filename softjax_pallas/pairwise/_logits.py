@@ -7,7 +7,7 @@ from the peak (see `softjax._orders.neuralsort`)
 
     tau D_r(j) = 2 [(P_j - P_f) - (j - f) s_j] + c (s_j - s_f),
 
-for j on either side of f. In this form its terms are n times larger than D, so sums are taken from a place near by: with
+for j on either side of f. In this form its terms are n times larger than D, so sums start near by: with
 f_0 the first row of a block and m about s_{f_0}, P becomes Q_j = sum_{f_0 < i <= j} (s_i - m) and s becomes s - m. Q is
 computed from prefix sums in two floats, once per column and block. Columns may come in any order.
 """

@@ -9,7 +9,7 @@ key of a SoftSort row is one of the elements, and a NeuralSort row peaks on its 
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -89,9 +89,7 @@ Fold = Callable[[Callable[[Any, Value, Any], Any], Any], Any]
 def normalise(lanes: Lanes, degree: int | None, fold: Fold) -> tuple[Value, Value]:
     """theta and inv of a block of rows."""
     theta = lanes.per_row(0.0) if degree is None else threshold(lanes, degree, fold)
-    total = fold(
-        lambda t, z, total: total + lanes.sum_rows(phi(degree, z - lanes.down(theta))), lanes.per_row(0.0)
-    )
+    total = fold(lambda t, z, total: total + lanes.sum_rows(phi(degree, z - lanes.down(theta))), lanes.per_row(0.0))
     return theta, 1.0 / total
 
 
@@ -159,7 +157,7 @@ def rough(v: Value) -> Value:
     return scaled - (scaled - v)
 
 
-def centred(place: Value, key: Value, high: Value, low: Value, first: Any) -> tuple[Value, Value, Value]:
+def centred(place: Value, key: Value, high: Value, low: Value, first: Sequence[Any]) -> tuple[Value, Value, Value]:
     """Place, key and prefix sum relative to a first element: j - f_0, s_j - m, sum_{f_0 < i <= j} (s_i - m).
 
     m is the first key to 12 bits and the count is split in two, so that the product of both is exact.

@@ -1,7 +1,7 @@
 """NeuralSort by tiles: rows of P, and its band times a payload or summed by columns.
 
 Definition and notation: `softjax._orders.neuralsort` and `softjax._orders._band`. A row's logits fall on both sides of
-its peak, and at a column the nearer of two rows has the larger one. So what lies outside the tiles between the ends of a
+its peak, and at a column the nearer of two rows has the larger one. What lies outside the tiles between the ends of a
 block's band is below a bound that is found by bisection: such entries, all together, cannot change a float.
 """
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from softjax._modes import Mode
@@ -216,7 +217,7 @@ def _static(ranks: Ranks) -> range | tuple[float, ...]:
     """Ranks that a kernel is built for."""
     if isinstance(ranks, range):
         return ranks
-    if isinstance(ranks, jax.core.Tracer):
+    if isinstance(ranks, Tracer):
         raise NotImplementedError(
             "The kernels of method 'neuralsort' take `ranks` that are known when the call is traced; use "
             "implementation='xla' for others."

@@ -33,7 +33,7 @@ BOUNDS = Operand("parts", whole=True)
 
 
 def results(dtype: Any, *matrices: Operand, rows: int = 0, columns: int = 0) -> tuple[Operand, ...]:
-    """Matrices of a dtype, and values per row or column with so many channels; the latter beside a matrix in float32."""
+    """Matrices of a dtype, and values per row or column with so many channels (float32 beside a matrix)."""
     out = [Operand("matrix", dtype=dtype) for _ in matrices]
     other = jnp.float32 if matrices else dtype
     out += [Operand("rows", channels=rows, dtype=other)] if rows else []

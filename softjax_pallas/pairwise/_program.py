@@ -69,6 +69,10 @@ class Program(Lanes):
         """The own block's row (0) or column (1) numbers in float32, a value per row or column."""
 
     @abc.abstractmethod
+    def tile_ids(self, axis: int) -> Value:
+        """The same as a tile, or a value to spread."""
+
+    @abc.abstractmethod
     def iota(self, axis: int) -> Value:
         """Row (0) or column (1) numbers within a tile, as a tile of integers or a value to spread."""
 

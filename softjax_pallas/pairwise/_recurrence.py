@@ -1,4 +1,4 @@
-"""Smooth SoftSort in O(n): the carries between chunks, a scan over n / chunk of them, and the kernels inside the chunks."""
+"""Smooth SoftSort in O(n): the carries between chunks by a scan in XLA, and the kernels inside the chunks."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -108,7 +108,9 @@ def _forward(implementation, s, tau, v):
     given = () if v is None else (v,)
     outputs = results(s.dtype, columns=u.shape[1]) + results(jnp.float32, columns=1)
     inputs = (*(OWN_COLUMNS for _ in given), OWN_COLUMNS, SCALAR, PARTS)
-    kernel = launch(implementation, bodies.recurrence_apply, implementation in MOSAIC_GPU, (n, n), (inputs, outputs), _tiles.CHUNKS)
+    kernel = launch(
+        implementation, bodies.recurrence_apply, implementation in MOSAIC_GPU, (n, n), (inputs, outputs), _tiles.CHUNKS
+    )
     y, total = kernel(*given, s[:, None], scale, carry)
     return y, (s, tau, v, y, total)
 
@@ -124,7 +126,9 @@ def _backward(implementation, residuals, w):
     given = (a, b, y) if v is None else (v, a, b, y)
     inputs = (*(OWN_COLUMNS for _ in given), OWN_COLUMNS, SCALAR, PARTS)
     outputs = results(jnp.float32, columns=2 + a.shape[1])
-    kernel = launch(implementation, bodies.recurrence_back, implementation in MOSAIC_GPU, (n, n), (inputs, outputs), _tiles.CHUNKS)
+    kernel = launch(
+        implementation, bodies.recurrence_back, implementation in MOSAIC_GPU, (n, n), (inputs, outputs), _tiles.CHUNKS
+    )
     (out,) = kernel(*given, s[:, None], scale, carry)
     dtau = jnp.sum(out[:, 1, :-1] * (s[:, 1:] - s[:, :-1]), axis=-1) * scale[:, 0, 0] ** 2
     return out[:, 0], dtau, None if v is None else out[:, 2:]

@@ -42,8 +42,8 @@ class Chunk:
     def numbers(self) -> tuple[Value, Value]:
         """The elements' numbers less n // 2: per own element, and as a tile of the others."""
         p, middle = self.p, float(self.p.count // 2)
-        rows, columns = p.ids(0) - middle, p.ids(1) - middle
-        return (rows, p.across(columns)) if p.by_rows else (columns, p.down(rows))
+        own, other = (0, 1) if p.by_rows else (1, 0)
+        return p.ids(own) - middle, p.tile_ids(other) - middle
 
     def total(self, tile: Value) -> Value:
         """Sums within the chunk, per own element."""

@@ -62,7 +62,7 @@ def _of_tau(dtau: PerRow, tau: PerRow) -> PerRow:
 def averages(
     spec: Spec, windowed: bool, q: Float[Array, "batch r"], x: Keys, tau: PerRow, v: Float[Array, "batch d n"]
 ) -> Float[Array, "batch d r"]:
-    """Row i's distribution times the payload, for each of its channels. `windowed` says that q and x are one ascending row."""
+    """Row i's distribution times the payload, by channel. `windowed` says that q and x are the same ascending keys."""
     return _averages_forward(spec, windowed, q, x, tau, v)[0]
 
 

@@ -125,7 +125,7 @@ def back_rows(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs:
 
 
 def back_columns(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: tuple) -> None:
-    """From a cotangent g of P: column sums of zbar times what the order asks for, of zbar z, and P^T w if g is w v^T."""
+    """From a cotangent g of P: column sums of zbar times what the order asks for, of zbar z, and P^T w for g = w v^T."""
     k, (*given, norm_ref, centre_ref, out_ref) = Kernel(p, pairs, degree, common, False), refs
     d = given[1].shape[-2] if len(given) == 2 else 0
     cotangent = _cotangent(k, given)
@@ -145,7 +145,7 @@ def back_columns(p: Program, pairs: Pairs, degree: int | None, common: tuple, re
 
 
 def _cotangent(k: Kernel, given):
-    """g by tile: a matrix; w (d, rows) times v (d, columns); or, of a rank's cotangent, ((r - j) - m_j) h_j from (m, h)."""
+    """g by tile: a matrix; w (d, rows) times v (d, columns); or, for a rank, ((r - j) - m_j) h_j from (m, h)."""
     p = k.p
     if len(given) == 2:
         return lambda t: _product(k, *given, t)

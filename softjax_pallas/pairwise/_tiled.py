@@ -1,7 +1,7 @@
 """The kernels over tiles as differentiable functions: P, P v, and the column sums of P, from values per row and column.
 
-These know nothing of sorting. Their cotangents are those of the logits' own inputs: a key per row and column (SoftSort),
-or the column sums from which NeuralSort's follow.
+These know nothing of sorting. Their cotangents are those of the logits' own inputs: a key per row and column
+(SoftSort), or the column sums from which NeuralSort's follow.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Spec:
 
 
 class Common(NamedTuple):
-    """The operands of every kernel. `bounds` are (by rows, by columns), the tiles each block visits, or None for all."""
+    """The operands of every kernel. `bounds` are the tiles each block visits, by rows and by columns."""
 
     rows: Float[Array, "batch k r"]
     columns: Float[Array, "batch k n"]

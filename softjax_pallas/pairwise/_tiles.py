@@ -1,4 +1,4 @@
-"""Tile sizes of the pairwise kernels, per compiler. Chosen by what compiles without spills; not yet timed on hardware."""
+"""Tile sizes of the pairwise kernels, per compiler: what compiles without spills; not yet timed on hardware."""
 
 from .._kernel import Tile
 

@@ -149,7 +149,12 @@ class MosaicGPU(Program):
         length = self._length(axis)
         start = jnp.minimum(self.block * length, self.sizes[axis] - length)
         iota = plgpu.broadcasted_iota(jnp.int32, (length,), 0, layout=self._layout.reduce(1 - axis))
-        return (start + iota).astype(jnp.float32)
+        return self._pin((start + iota).astype(jnp.float32), axis)
+
+    def tile_ids(self, axis):
+        length = self._length(axis)
+        start = jnp.minimum(self.block * length, self.sizes[axis] - length)
+        return self._pin((start + self.iota(axis)).astype(jnp.float32))
 
     def exists(self):
         return self.iota(0) >= 0

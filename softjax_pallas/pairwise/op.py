@@ -23,9 +23,7 @@ VMEM_BYTES = 12 * 2**20
 """What a TPU kernel's blocks may take of the 16 MiB that are its by default, two buffers each."""
 
 
-def supports(
-    op: str, order: str, mode: Mode, dtype: Any, shape: tuple[int, ...], implementation: str
-) -> str | None:
+def supports(op: str, order: str, mode: Mode, dtype: Any, shape: tuple[int, ...], implementation: str) -> str | None:
     """Why no kernel serves such a call, or None if one does.
 
     **Arguments:**

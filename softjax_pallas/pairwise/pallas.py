@@ -129,9 +129,7 @@ class Portable(Program):
             index, row, column = (slice(None), pl_ds(tile, t.columns)), self.block, tile
         else:
             index, row, column = (pl_ds(tile, t.rows), slice(None)), tile, self.block
-        inside = (self._ids(t.rows, 0, row) < self.shape.rows) & (
-            self._ids(t.columns, 1, column) < self.shape.columns
-        )
+        inside = (self._ids(t.rows, 0, row) < self.shape.rows) & (self._ids(t.columns, 1, column) < self.shape.columns)
         return index, inside
 
     def tile(self, ref, tile):
@@ -173,7 +171,12 @@ class Portable(Program):
         return jnp.sum(jnp.where(first, line, 0.0), axis=1, keepdims=True)
 
     def ids(self, axis):
-        return self._ids(self.shape.tile.columns if axis else self.shape.tile.rows, axis, self.block).astype(jnp.float32)
+        return self._ids(self.shape.tile.columns if axis else self.shape.tile.rows, axis, self.block).astype(
+            jnp.float32
+        )
+
+    def tile_ids(self, axis):
+        return self.ids(axis)
 
     def iota(self, axis):
         return lax.broadcasted_iota(jnp.int32, (self.shape.tile.rows, self.shape.tile.columns), axis)
@@ -190,7 +193,7 @@ def pl_ds(tile: Any, size: int) -> Any:
 
 
 def fit(tile: Tile, rows: int, columns: int, triton: bool) -> Tile:
-    """The tile, no larger than the matrix. A TPU's block spans a short axis of rows exactly; Triton wants powers of two."""
+    """The tile, no larger than the matrix. A TPU block spans few rows exactly; Triton wants powers of two."""
     if triton:
         return dataclasses.replace(
             tile, rows=min(tile.rows, power_of_two(rows)), columns=min(tile.columns, power_of_two(columns))
@@ -260,7 +263,10 @@ def run(
                     kernel,
                     out_shape=out,
                     grid=(arrays[0].shape[0], shape.blocks),
-                    in_specs=[_spec(o, shape, a.shape[2 if o.kind == "parts" else 1]) for o, a in zip(inputs, arrays, strict=True)],
+                    in_specs=[
+                        _spec(o, shape, a.shape[2 if o.kind == "parts" else 1])
+                        for o, a in zip(inputs, arrays, strict=True)
+                    ],
                     out_specs=[_spec(o, shape, o.channels) for o in outputs],
                     name=name,
                     **portable_options(implementation, shape.tile.warps),

@@ -1,4 +1,6 @@
-"""Compile every kernel for every target, each in a process of its own, and judge: `python tests/aot/table.py [TARGET...]`.
+"""Compile every kernel for every target and judge: `python tests/aot/table.py [TARGET...]`.
+
+Each target has a process of its own.
 
 CUDA_PYTHON and TPU_PYTHON name interpreters of environments with the compilers (ci/aot.sh makes them). Fails where a
 kernel does not compile, spills a register, or takes more temporary memory than its result and 1 MiB.
@@ -14,9 +16,9 @@ import targets
 
 HERE = Path(__file__).parent
 SLACK = 2**20
-PADDING = {target: 2048 * 2000 for target in targets.TOPOLOGIES}
-"""On a TPU XLA gives each index of a gather, and each element of a (batch, n, few) array, a line of 512 bytes; four such
-arrays of the list's 2,000 elements may live at once. A stored (2, 1000, 1000) matrix, 8 MB, still shows."""
+PADDING = dict.fromkeys(targets.TOPOLOGIES, 2048 * 2000)
+"""On a TPU XLA gives each index of a gather, and each element of a (batch, n, few) array, a line of 512 bytes; four
+such arrays of the list's 2,000 elements may live at once. A stored (2, 1000, 1000) matrix, 8 MB, still shows."""
 
 
 def problem(row: dict) -> str | None:

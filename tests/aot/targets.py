@@ -38,9 +38,7 @@ def mesh(target: str):
         topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[target])
         return Mesh(np.array(topology.devices[:1]), ("x",))
     config = (HERE / f"{target}.txtpb").read_text(encoding="utf-8")
-    topology = topologies.get_topology_desc(
-        platform="cuda", topology_name="", target_config=config, topology="1x1x1"
-    )
+    topology = topologies.get_topology_desc(platform="cuda", topology_name="", target_config=config, topology="1x1x1")
     return topologies.make_mesh(topo=topology, mesh_shape=(1,), axis_names=("x",))
 
 

@@ -1,4 +1,4 @@
-"""The cases that every compiler's kernels pass: values against the float64 oracle, gradients against the float64 definition.
+"""The cases that every compiler's kernels pass: values against the oracle, gradients against the float64 definition.
 
 A backend's class inherits `Pairwise` and names its implementation and sizes.
 """
@@ -51,8 +51,8 @@ def call(forms, op, arguments, mode, ranks):
     """One form on (keys, softness, payload)."""
     x, tau, v = arguments
     form = getattr(forms, op)
-    return form(x, tau, MODES[mode]) if op == "rank" else form(
-        x, ranks, *(() if op == "rows" else (v,)), tau, MODES[mode]
+    return (
+        form(x, tau, MODES[mode]) if op == "rank" else form(x, ranks, *(() if op == "rows" else (v,)), tau, MODES[mode])
     )
 
 

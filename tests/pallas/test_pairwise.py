@@ -41,9 +41,7 @@ class TestPortable(suite.Pairwise):
             narrow, wide = run(x), run(x.astype(jnp.float32))
             assert narrow.dtype == dtype
             scale = float(jnp.max(jnp.abs(wide)))
-            np.testing.assert_allclose(
-                narrow.astype(jnp.float32), wide, rtol=0, atol=2 * UNIT[dtype] * scale
-            )
+            np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=0, atol=2 * UNIT[dtype] * scale)
 
     def test_x64_does_not_matter(self):
         """With x64 on the same float32 program runs."""
@@ -59,6 +57,7 @@ class TestMosaicGPU(suite.Pairwise):
 
     implementation = "pallas_interpret_gpu"
     sizes = (70, 64, 129)
+
 
 def test_unsupported_calls_say_why():
     """`supports` gives the reason, and a named implementation raises it with the remedy."""
