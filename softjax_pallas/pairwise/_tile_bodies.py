@@ -125,7 +125,7 @@ def back_rows(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs:
 
 
 def back_columns(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: tuple) -> None:
-    """From a cotangent g of P: column sums of zbar times what the order asks for, of zbar z, and P^T w for g = w v^T."""
+    """From a cotangent g of P: column sums of zbar times what the order asks for, of zbar z, and P^T w if g = w v^T."""
     k, (*given, norm_ref, centre_ref, out_ref) = Kernel(p, pairs, degree, common, False), refs
     d = given[1].shape[-2] if len(given) == 2 else 0
     cotangent = _cotangent(k, given)

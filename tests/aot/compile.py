@@ -71,6 +71,7 @@ def triton_report(function: Callable, shapes, target: str) -> str:
             with lowering._new_ir_context():
                 text = ir.Module.parse(ir.StringAttr(config["ir"]).value_bytes).operation.get_asm()
             options = {key: ir.IntegerAttr(config[key]).value for key in ("num_warps", "num_stages")}
+            options["ptx_version"] = 90  # what the ptxas of CUDA 13.0 reads
             with tempfile.TemporaryDirectory() as folder:
                 source = Path(folder) / "kernel.ttir"
                 source.write_text(text, encoding="utf-8")
