@@ -89,7 +89,7 @@ class NeuralSortPairs(Pairs):
     def of_rows(self, p, ref, tile):
         first = [p.first(ref, c, tile) for c in range(4)]
         place, key, high, low, share = (p.rows(ref, c, tile) for c in range(5))
-        near = maths.centred(place, key, high, low, first)
+        near = maths.centred((place, key, high, low), first)
         return first, [p.down(v) for v in near], p.down(key), p.down(share)
 
     def of_columns(self, p, ref, tile):
@@ -97,7 +97,7 @@ class NeuralSortPairs(Pairs):
 
     def logits(self, p, rows, columns, scale):
         first, (place, _, prefix), key, share = rows
-        of_column = maths.centred(*columns, first)
+        of_column = maths.centred(columns, first)
         column_place, column_key, column_prefix = (p.across(v) for v in of_column)
         drop = 2.0 * ((column_prefix - prefix) - (column_place - place) * column_key)
         z = (drop + share * (p.across(columns[1]) - key)) * scale

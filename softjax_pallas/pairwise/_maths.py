@@ -157,11 +157,12 @@ def rough(v: Value) -> Value:
     return scaled - (scaled - v)
 
 
-def centred(place: Value, key: Value, high: Value, low: Value, first: Sequence[Any]) -> tuple[Value, Value, Value]:
+def centred(element: Sequence[Any], first: Sequence[Any]) -> tuple[Value, Value, Value]:
     """Place, key and prefix sum relative to a first element: j - f_0, s_j - m, sum_{f_0 < i <= j} (s_i - m).
 
     m is the first key to 12 bits and the count is split in two, so that the product of both is exact.
     """
+    place, key, high, low = element
     first_place, first_key, first_high, first_low = first
     middle = rough(first_key)
     steps = place - first_place

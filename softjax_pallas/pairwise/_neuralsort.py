@@ -136,11 +136,9 @@ def _reach(columns, scale, elements, cut: float, by_rows: bool, side: int) -> In
 
     def alive(place):
         row, column = (origin, at(place)) if by_rows else (at(place), origin)
-        steps, _, prefix = maths.centred(*column, row)
-        middle = maths.rough(row[1])
-        own = row[1] - middle
-        drop = 2 * (prefix - steps * (column[1] - middle)) - (column[1] - row[1])
-        del own
+        steps, _, prefix = maths.centred(column, row)
+        # Row and first element are one here, so the row's own prefix is 0.
+        drop = 2 * (prefix - steps * (column[1] - maths.rough(row[1]))) - (column[1] - row[1])
         return drop * scale[:, :, 0] > cut
 
     def halve(_, state):

@@ -23,7 +23,7 @@ class Kernel:
         self.row_ref, self.column_ref, scale_ref, *bounds = common
         self.scale = p.scalar(scale_ref)
         self.own = pairs.of_rows(p, self.row_ref, None) if by_rows else pairs.of_columns(p, self.column_ref, None)
-        self.range = tuple(p.bound(bounds[0], c) for c in range(2)) if bounds else (0, p.tiles)
+        self.start, self.stop = (p.bound(bounds[0], 0), p.bound(bounds[0], 1)) if bounds else (0, p.tiles)
 
     def sides(self, t: Value) -> tuple[Any, Any]:
         """Rows' and columns' values of a visited tile."""
@@ -38,7 +38,7 @@ class Kernel:
 
     def fold(self, visit, start):
         """visit(tile, logits, carry) -> carry over the tiles."""
-        return lax.fori_loop(*self.range, lambda t, carry: visit(t, self.logits(t), carry), start)
+        return lax.fori_loop(self.start, self.stop, lambda t, carry: visit(t, self.logits(t), carry), start)
 
     def normalise(self) -> tuple[Value, Value]:
         """theta and inv of the own rows; inv is NaN where 1 / tau is, since a compiler's max may drop a NaN."""
@@ -59,7 +59,7 @@ def rows(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: tupl
         p.put_tile(out_ref, t, maths.phi(degree, k.logits(t, True) - p.down(theta)) * p.down(inv))
         return carry
 
-    lax.fori_loop(*k.range, write, jnp.int32(0))
+    lax.fori_loop(k.start, k.stop, write, jnp.int32(0))
     p.put_rows(norm_ref, 0, theta)
     p.put_rows(norm_ref, 1, inv)
 

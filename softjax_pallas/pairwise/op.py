@@ -89,10 +89,12 @@ def _run(order: str, op: str, implementation: str, x: jax.Array, *arguments: Any
         shape = x.shape
     else:
         shape = x.shape[0], len(arguments[0]), x.shape[1]
+    result = shape
     if op == "apply":
-        shape = *shape, 1 if arguments[1] is None else arguments[1].shape[2]
+        channels = 1 if arguments[1] is None else arguments[1].shape[2]
+        result, shape = (*shape[:2], channels), (*shape, channels)
     if 0 in shape:
-        return jnp.zeros(shape if op == "rows" else (*shape[:2], shape[3]) if op == "apply" else shape, x.dtype)
+        return jnp.zeros(result, x.dtype)
     if (reason := supports(op, order, mode, x.dtype, shape, implementation)) is not None:
         raise NotImplementedError(
             f"implementation={implementation!r} cannot run {op} of method {order!r}: {reason}. "
@@ -127,14 +129,20 @@ def kernels_for_aot(implementation: str) -> Iterator[Compiled]:
                 yield _compiled((implementation, order, op), mode, jnp.float32, (n, ranks, channels))
     for dtype in (jnp.bfloat16, jnp.float16):
         for mode, op in (("smooth", "rows"), ("smooth", "apply"), ("c0", "apply")):
-            entry = "softsort", MODES[mode], dtype, (2, n, n, 2), implementation
+            entry = "softsort", _mode(mode), dtype, (2, n, n, 2), implementation
             if supports(op, *entry) is None:
                 yield _compiled((implementation, "softsort", op), mode, dtype, (n, range(n), 2 * (op == "apply")))
 
 
+def _mode(name: str) -> Mode:
+    mode = MODES[name]
+    assert mode is not None
+    return mode
+
+
 def _compiled(which: tuple[str, str, str], mode: str, dtype: Any, case: tuple[int, range, int]) -> Compiled:
     (implementation, order, op), (n, ranks, channels) = which, case
-    form, entry = getattr(forms(implementation)[order], op), MODES[mode]
+    form, entry = getattr(forms(implementation)[order], op), _mode(mode)
     arrays = (jax.ShapeDtypeStruct((2, n), dtype), jax.ShapeDtypeStruct((2,), jnp.float32))
     if channels:
         arrays = (*arrays, jax.ShapeDtypeStruct((2, n, channels), dtype))
