@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format check clean
+.PHONY: help demo test lint format check aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
+	@echo "make aot     compile every kernel for H200, A100, v5e, v5p and v6e; none of them is needed"
 	@echo "make clean   remove what these commands made"
 
 demo:
@@ -48,6 +49,9 @@ format:
 check:
 	@bash ci/check.sh
 
+aot:
+	@sh ci/aot.sh $(TARGETS)
+
 clean:
-	rm -rf .venv .venv-311 .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
+	rm -rf .venv .venv-311 .venv-aot-cuda .venv-aot-tpu .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

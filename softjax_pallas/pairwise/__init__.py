@@ -1,0 +1,6 @@
+"""Kernels of the orders whose rows compare pairs of elements: SoftSort and NeuralSort."""
+
+from .op import Compiled as Compiled
+from .op import forms as forms
+from .op import kernels_for_aot as kernels_for_aot
+from .op import supports as supports

@@ -1,0 +1,155 @@
+"""SoftSort by tiles, in every mode: rows of P, and few rows, or the windows of c0, c1, c2, times a payload.
+
+The keys of the rows are elements of x, so every row of logits has the maximum 0. In c0, c1 and c2 nothing further than
+tau from a row's key has weight, so that of sorted keys a block of rows sees one window.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from softjax._modes import Mode
+from softjax._orders._base import Keys, PerRow, Ranks
+from softjax._orders._sorted import pick, sort_with_permutation, unsort
+from softjax._orders.softsort import order_statistics
+
+from .._kernel import MOSAIC_GPU, Tile, ceil_div
+from . import _recurrence, _tiled, _tiles
+from ._launch import scale_of
+from ._tiled import Common, Spec
+
+FEW = 16
+"""Up to this many rows of the smooth mode are computed one by one, O(n) each and without a sort."""
+
+
+def _spec(implementation: str, mode: Mode) -> Spec:
+    return Spec(implementation, "softsort", mode.degree, mode.reach)
+
+
+def _common(q: Keys, x: Keys, tau: PerRow, bounds=None) -> Common:
+    return Common(q[:, None], x[:, None], scale_of(x, tau), bounds)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def distributions(spec: Spec, q: Float[Array, "batch r"], x: Keys, tau: PerRow) -> Float[Array, "batch r n"]:
+    """Row i is the projection of -|q_i - x_j| / tau."""
+    return _distributions_forward(spec, q, x, tau)[0]
+
+
+def _distributions_forward(spec, q, x, tau):
+    p, norm = _tiled.rows(spec, _common(q, x, tau), x.dtype)
+    return p, (q, x, tau, norm)
+
+
+def _distributions_backward(spec, residuals, g):
+    q, x, tau, norm = residuals
+    rows, columns, dtau = _tiled.pull(spec, _common(q, x, tau), norm, _tiled.matrix(g))
+    return rows[:, 0].astype(q.dtype), columns[:, 0].astype(x.dtype), _of_tau(dtau, tau)
+
+
+distributions.defvjp(_distributions_forward, _distributions_backward)
+
+
+def _of_tau(dtau: PerRow, tau: PerRow) -> PerRow:
+    return (dtau / tau.astype(jnp.float32)).astype(tau.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def averages(
+    spec: Spec, windowed: bool, q: Float[Array, "batch r"], x: Keys, tau: PerRow, v: Float[Array, "batch d n"]
+) -> Float[Array, "batch d r"]:
+    """Row i's distribution times the payload, by channel. `windowed` says that q and x are the same ascending keys."""
+    return _averages_forward(spec, windowed, q, x, tau, v)[0]
+
+
+def _averages_forward(spec, windowed, q, x, tau, v):
+    bounds = windows(spec.implementation, x, tau) if windowed else None
+    y, norm = _tiled.apply(spec, _common(q, x, tau, bounds), v)
+    return y, (q, x, tau, norm, v, bounds)
+
+
+def _averages_backward(spec, windowed, residuals, w):
+    q, x, tau, norm, v, bounds = residuals
+    rows, columns, dtau = _tiled.pull(spec, _common(q, x, tau, bounds), norm, _tiled.product(w, v))
+    dv = columns[:, 2:].astype(v.dtype)
+    return rows[:, 0].astype(q.dtype), columns[:, 0].astype(x.dtype), _of_tau(dtau, tau), dv
+
+
+averages.defvjp(_averages_forward, _averages_backward)
+
+
+def block_ends(implementation: str, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last elements of blocks of a length; Mosaic GPU's last one starts earlier instead of ending short."""
+    starts = np.arange(ceil_div(n, length)) * length
+    ends = np.minimum(starts + length, n) - 1
+    return (np.minimum(starts, n - length) if implementation in MOSAIC_GPU else starts), ends
+
+
+def tile_of(implementation: str, n: int, table: dict[str, Tile]) -> Tile:
+    """The tile that a kernel over an (n, n) matrix uses."""
+    tile = table[implementation]
+    if implementation in MOSAIC_GPU:
+        return tile
+    from .pallas import fit
+
+    return fit(tile, n, n, implementation == "pallas_triton")
+
+
+def windows(implementation: str, s: Keys, tau: PerRow) -> tuple[Array, Array]:
+    """For blocks of rows and of columns of ascending keys: the range of tiles with an element nearer than tau."""
+    n = s.shape[1]
+
+    def ranges(own: int, visited: int):
+        first, last = block_ends(implementation, n, own)
+        margin = tau[:, None] * 1.0001  # the kernel's own rounding of |s_i - s_j| / tau
+        place = partial(_places, s)
+        low = place(s[:, first] - margin, "left") // visited
+        high = ceil_div(place(s[:, last] + margin, "right"), visited)
+        return jnp.stack([low, high], axis=-1).astype(jnp.float32)
+
+    rows, columns = (tile_of(implementation, n, table) for table in (_tiles.ROWS, _tiles.COLUMNS))
+    return ranges(rows.rows, rows.columns), ranges(columns.columns, columns.rows)
+
+
+def _places(s: Keys, values: Float[Array, "batch m"], side: str) -> Array:
+    return jax.vmap(lambda a, v: jnp.searchsorted(a, v, side=side))(s, values).astype(jnp.int32)
+
+
+def rows(implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    """Rows of P."""
+    return distributions(_spec(implementation, mode), order_statistics(x, ranks), x, tau)
+
+
+def apply(
+    implementation: str, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+) -> Float[Array, "batch r d"]:
+    """Rows of P times the payload, or times the keys themselves."""
+    few = len(ranks) <= (FEW if mode.degree is None else max(FEW, x.shape[1] // 8))
+    if few:
+        v = x[:, None] if payload is None else jnp.moveaxis(payload, -1, 1)
+        y = averages(_spec(implementation, mode), False, order_statistics(x, ranks), x, tau, v)
+        return jnp.moveaxis(y, 1, -1)
+    if mode.degree is None:
+        return _recurrence.apply(implementation, x, ranks, payload, tau, mode)
+    s, permutation = sort_with_permutation(x)
+    if payload is None:
+        v = s[:, None]
+    else:
+        v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), -1, 1)
+    y = averages(_spec(implementation, mode), True, s, s, tau, v)
+    return pick(jnp.moveaxis(y, 1, -1), ranks)
+
+
+def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
+    """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
+    if mode.degree is None:
+        return _recurrence.rank(implementation, x, tau, mode)
+    s, permutation = sort_with_permutation(x)
+    n = s.shape[1]
+    numbers = lax.broadcasted_iota(jnp.float32, (s.shape[0], 1, n), 2) - float(n // 2)
+    y = averages(_spec(implementation, mode), True, s, s, tau, numbers)[:, 0]
+    return unsort(y + float(n // 2), permutation)

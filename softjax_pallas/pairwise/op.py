@@ -1,0 +1,160 @@
+"""The pairwise orders by kernels: which calls they serve, and the forms that dispatch hands out.
+
+Sorting, gathers and the scan over chunks stay in XLA, since no Pallas compiler lowers a sort.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from softjax._modes import MODES, Mode
+from softjax._orders._base import Forms
+
+from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, unsupported
+
+ORDERS = ("softsort", "neuralsort")
+OPS = ("rows", "apply", "rank")
+MOST_CHANNELS = 8
+"""Payload channels that a kernel keeps in registers at once."""
+VMEM_BYTES = 12 * 2**20
+"""What a TPU kernel's blocks may take of the 16 MiB that are its by default, two buffers each."""
+
+
+def supports(op: str, order: str, mode: Mode, dtype: Any, shape: tuple[int, ...], implementation: str) -> str | None:
+    """Why no kernel serves such a call, or None if one does.
+
+    **Arguments:**
+        op: "rows", "apply" or "rank". order: "softsort" or "neuralsort". mode: the mode's entry.
+        shape: (batch, r, n) for rows, (batch, r, n, d) for apply, (batch, n) for rank.
+        implementation: the kernel's name.
+    """
+    if op not in OPS or order not in ORDERS:
+        return f"there is no kernel for {op!r} of {order!r}"
+    if (reason := unsupported(implementation, dtype)) is not None:
+        return reason
+    batch, n = shape[0], shape[1] if op == "rank" else shape[2]
+    wanted = n if op == "rank" else shape[1]
+    channels = shape[3] if op == "apply" else 1
+    if batch == 0 or n == 0 or wanted == 0:
+        return "the call is empty"
+    if channels > MOST_CHANNELS:
+        return f"a kernel takes up to {MOST_CHANNELS} payload channels, not {channels}"
+    if implementation in MOSAIC_GPU:
+        return _mosaic_gpu_reason(op, order, mode, (wanted, n))
+    if implementation == "pallas_mosaic_tpu":
+        if jnp.dtype(dtype).name == "float16":
+            return "Mosaic TPU does not load float16"
+        return _tpu_reason(op, order, (wanted, n), channels)
+    return None
+
+
+def _mosaic_gpu_reason(op: str, order: str, mode: Mode, sizes: tuple[int, int]) -> str | None:
+    least = 64  # rows and columns of a warpgroup's tile
+    wanted, n = sizes
+    one_by_one = op == "rows" or (op == "apply" and wanted < n // 8)
+    if n < least or (one_by_one and wanted < least):
+        return f"a Mosaic GPU tile has {least} rows and columns, the call ({wanted}, {n})"
+    del order, mode
+    return None
+
+
+def _tpu_reason(op: str, order: str, sizes: tuple[int, int], channels: int) -> str | None:
+    wanted, n = sizes
+    lines = (1 if order == "softsort" else 4) + (channels if op != "rows" else 0)
+    block = 8 * (min(wanted, 128) * n if op == "rows" else lines * 8 * max(wanted, n) // 4)
+    if op == "rows":
+        block = max(block, 8 * 128 * wanted)  # the backward pass by columns
+    if block > VMEM_BYTES:
+        return f"blocks of {block} bytes exceed the {VMEM_BYTES} that a TPU kernel has"
+    return None
+
+
+def forms(implementation: str) -> dict[str, Forms]:
+    """The forms of both orders by kernels of that implementation; kernels are built when a form is traced."""
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"`implementation` (={implementation!r}) must be one of {', '.join(IMPLEMENTATIONS)}.")
+    return {
+        order: Forms(*(partial(_run, order, op, implementation) for op in OPS))  # pyright: ignore[reportArgumentType]
+        for order in ORDERS
+    }
+
+
+def _run(order: str, op: str, implementation: str, x: jax.Array, *arguments: Any) -> jax.Array:
+    """One form: checks that a kernel serves the call, then calls it."""
+    mode = arguments[-1]
+    if op == "rank":
+        shape = x.shape
+    else:
+        shape = x.shape[0], len(arguments[0]), x.shape[1]
+    result = shape
+    if op == "apply":
+        channels = 1 if arguments[1] is None else arguments[1].shape[2]
+        result, shape = (*shape[:2], channels), (*shape, channels)
+    if 0 in shape:
+        return jnp.zeros(result, x.dtype)
+    if (reason := supports(op, order, mode, x.dtype, shape, implementation)) is not None:
+        raise NotImplementedError(
+            f"implementation={implementation!r} cannot run {op} of method {order!r}: {reason}. "
+            "implementation='xla' can."
+        )
+    from . import _neuralsort, _softsort
+
+    module = {"softsort": _softsort, "neuralsort": _neuralsort}[order]
+    return getattr(module, op)(implementation, x, *arguments)
+
+
+# --- the list that is compiled ahead of time -----------------------------------------------------------
+
+
+class Compiled(NamedTuple):
+    """A function whose kernels are to compile for a target, and the shapes of its arrays."""
+
+    name: str
+    function: Any
+    shapes: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def kernels_for_aot(implementation: str) -> Iterator[Compiled]:
+    """Every kernel of this package, value and gradient, for each mode and dtype it is built for."""
+    n = 1000
+    for order in ORDERS:
+        for mode in ("smooth", "c0", "c1", "c2"):
+            calls = [("rows", range(n), 0), ("apply", range(n), 2), ("rank", range(n), 0)]
+            if mode == "smooth" and implementation not in MOSAIC_GPU:
+                calls.append(("apply", range(n - 10, n), 1))
+            for op, ranks, channels in calls:
+                yield _compiled((implementation, order, op), mode, jnp.float32, (n, ranks, channels))
+    for dtype in (jnp.bfloat16, jnp.float16):
+        for mode, op in (("smooth", "rows"), ("smooth", "apply"), ("c0", "apply")):
+            entry = "softsort", _mode(mode), dtype, (2, n, n, 2), implementation
+            if supports(op, *entry) is None:
+                yield _compiled((implementation, "softsort", op), mode, dtype, (n, range(n), 2 * (op == "apply")))
+
+
+def _mode(name: str) -> Mode:
+    mode = MODES[name]
+    assert mode is not None
+    return mode
+
+
+def _compiled(which: tuple[str, str, str], mode: str, dtype: Any, case: tuple[int, range, int]) -> Compiled:
+    (implementation, order, op), (n, ranks, channels) = which, case
+    form, entry = getattr(forms(implementation)[order], op), _mode(mode)
+    arrays = (jax.ShapeDtypeStruct((2, n), dtype), jax.ShapeDtypeStruct((2,), jnp.float32))
+    if channels:
+        arrays = (*arrays, jax.ShapeDtypeStruct((2, n, channels), dtype))
+
+    def value(x, tau, *v):
+        more = () if op == "rank" else (ranks,) if op == "rows" else (ranks, v[0] if v else None)
+        return form(x, *more, tau, entry)
+
+    def both(g, *arrays):
+        y, pull = jax.vjp(value, *arrays)
+        return y, pull(g)
+
+    rows = "" if op == "rank" else len(ranks)
+    name = f"{order} {op}{rows} {mode} {jnp.dtype(dtype).name}"
+    return Compiled(name, both, (jax.eval_shape(value, *arrays), *arrays))

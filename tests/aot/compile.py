@@ -1,0 +1,111 @@
+"""Compile every kernel for one target: `python tests/aot/compile.py TARGET IMPLEMENTATION` prints one JSON line each.
+
+Needs the vendor's compiler beside JAX: jax-cuda13-plugin, jax-cuda13-pjrt, triton and a CUDA toolkit's ptxas for GPUs,
+libtpu for TPUs. `table.py` runs all targets and judges the rows.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import targets
+
+targets.prepare()
+import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # noqa: E402
+
+import softjax_pallas.pairwise  # noqa: E402
+
+PACKAGES = (softjax_pallas.pairwise,)
+"""Each has `kernels_for_aot(implementation)`, which yields (name, function, shapes)."""
+
+
+def captured(function: Callable, *arguments) -> tuple[object, str]:
+    """The result of a call, and what it wrote to stdout and stderr from outside Python: ptxas' report."""
+    with tempfile.TemporaryFile("w+") as file:
+        sys.stdout.flush()
+        saved = os.dup(1), os.dup(2)
+        os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        try:
+            result = function(*arguments)
+        finally:
+            sys.stdout.flush()
+            os.dup2(saved[0], 1), os.dup2(saved[1], 2)
+        file.seek(0)
+        return result, file.read()
+
+
+def usage(report: str) -> tuple[list[int], int]:
+    """Registers of every kernel in a ptxas report, and the bytes that all of them spill."""
+    registers = [int(n) for n in re.findall(r"Used (\d+) registers", report)]
+    spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads\n", report)
+    return registers, sum(int(a) + int(b) for a, b in set(spills))
+
+
+def triton_report(function: Callable, shapes, target: str) -> str:
+    """ptxas' report on the Triton kernels in a function, from the modules that JAX would hand to Triton.
+
+    Relies on JAX's internals; XLA compiles the same modules but keeps the report to itself.
+    """
+    import triton
+    from jax._src.lib.mlir import ir
+    from jax._src.pallas.triton import lowering
+    from triton.backends.compiler import GPUTarget
+
+    kind, cores = targets.KIND[target]
+    capability, architecture = targets.CAPABILITY[target]
+    device = AbstractDevice(device_kind=kind, num_cores=cores, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        module = jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).compiler_ir("stablehlo")
+    reports = []
+
+    def visit(op):
+        if op.name == "stablehlo.custom_call" and "triton" in str(op.attributes["call_target_name"]):
+            config = op.attributes["mhlo.backend_config"]
+            with lowering._new_ir_context():
+                text = ir.Module.parse(ir.StringAttr(config["ir"]).value_bytes).operation.get_asm()
+            options = {key: ir.IntegerAttr(config[key]).value for key in ("num_warps", "num_stages")}
+            options["ptx_version"] = 90  # what the ptxas of CUDA 13.0 reads
+            with tempfile.TemporaryDirectory() as folder:
+                source = Path(folder) / "kernel.ttir"
+                source.write_text(text, encoding="utf-8")
+                ptx = triton.compile(str(source), target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
+                (Path(folder) / "kernel.ptx").write_text(ptx, encoding="utf-8")
+                command = ["ptxas", f"-arch={architecture}", "-v", "kernel.ptx", "-o", "kernel.cubin"]
+                reports.append(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stderr)
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    assert reports, "no Triton kernel in the lowered text"
+    return "".join(reports)
+
+
+def main(target: str, implementation: str, pattern: str = "") -> None:
+    mesh = targets.mesh(target)
+    for package in PACKAGES:
+        for name, function, shapes in package.kernels_for_aot(implementation):
+            if not re.search(pattern, name):
+                continue
+            row = {"target": target, "implementation": implementation, "kernel": name}
+            start = time.time()
+            try:
+                compiled, report = captured(targets.compile_for, mesh, function, shapes)
+                memory = compiled.memory_analysis()
+                row |= {"temp": memory.temp_size_in_bytes, "result": memory.output_size_in_bytes}
+                if implementation == "pallas_triton":
+                    report = triton_report(function, shapes, target)
+                if target in targets.CAPABILITY:
+                    row["registers"], row["spills"] = usage(report)
+            except Exception as error:  # the table shows it and fails
+                row["error"] = f"{type(error).__name__}: {str(error)[:400]}"
+            print(json.dumps(row | {"seconds": round(time.time() - start, 1)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,53 @@
+"""Compile-only devices: an H200 and an A100 described by XLA target configs, and TPU topologies.
+
+Settings of a target are process-wide (and a compiler's abort ends its process), so each runs in a process of its own.
+"""
+
+import os
+from pathlib import Path
+
+HERE = Path(__file__).parent
+IMPLEMENTATIONS = {
+    "h200": ("pallas_triton", "pallas_mosaic_gpu"),
+    "a100": ("pallas_triton",),
+    "v5e": ("pallas_mosaic_tpu",),
+    "v5p": ("pallas_mosaic_tpu",),
+    "v6e": ("pallas_mosaic_tpu",),
+}
+TOPOLOGIES = {"v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
+CAPABILITY = {"h200": (90, "sm_90a"), "a100": (80, "sm_80")}
+KIND = {"h200": ("NVIDIA H200", 132), "a100": ("NVIDIA A100-SXM4-80GB", 108)}
+
+
+def prepare() -> None:
+    """Environment of a compile-only process; call before JAX is imported."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"
+    os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+    os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
+
+
+def mesh(target: str):
+    """A mesh of one such device."""
+    import numpy as np
+    from jax.experimental import topologies
+    from jax.sharding import Mesh
+
+    if target in TOPOLOGIES:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[target])
+        return Mesh(np.array(topology.devices[:1]), ("x",))
+    config = (HERE / f"{target}.txtpb").read_text(encoding="utf-8")
+    topology = topologies.get_topology_desc(platform="cuda", topology_name="", target_config=config, topology="1x1x1")
+    return topologies.make_mesh(topo=topology, mesh_shape=(1,), axis_names=("x",))
+
+
+def compile_for(target_mesh, function, shapes):
+    """The executable of function(*shapes); it cannot run here."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
+
+    sharding = NamedSharding(target_mesh, PartitionSpec())
+    arguments = [jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in shapes]
+    with use_abstract_mesh(target_mesh.abstract_mesh):
+        return jax.jit(function).lower(*arguments).compile()

@@ -1,0 +1,76 @@
+"""The pairwise kernels on the CPU: the portable body and the Mosaic GPU body, interpreted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import suite
+from cases import UNIT, x64
+
+from softjax._modes import MODES
+from softjax_pallas import pairwise
+
+
+class TestPortable(suite.Pairwise):
+    """The body that TPU and Triton run."""
+
+    implementation = "pallas_interpret"
+    sizes = (70, 2, 127, 128, 1000, 1, 129)
+
+    @pytest.mark.parametrize("order", suite.ORDER_NAMES)
+    @pytest.mark.parametrize("op", ["rows", "apply"])
+    def test_few_rows(self, order, op):
+        """The largest k."""
+        self.check(order, op, "smooth" if op == "apply" else "c1", (2, 70), few=True)
+
+    @pytest.mark.parametrize("order", suite.ORDER_NAMES)
+    def test_one_row(self, order):
+        """k = 1, and no batch at all."""
+        self.few = 1
+        self.check(order, "apply", "smooth", (1, 40), few=True)
+        x, tau = jnp.zeros((0, 40)), jnp.zeros((0,))
+        assert self.forms(order).apply(x, range(40), None, tau, MODES["smooth"]).shape == (0, 40, 1)
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_half_precision(self, dtype):
+        """Half-precision keys are summed in float32: results equal those of the same keys in float32, rounded once."""
+        x = jnp.asarray(suite.keys(2, 70), dtype)
+        tau = jnp.asarray(suite.softness(2), jnp.float32)
+        for op in ("rows", "apply", "rank"):
+            run = jax.jit(lambda x, op=op: suite.call(self.forms("softsort"), op, (x, tau, None), "smooth", range(70)))
+            narrow, wide = run(x), run(x.astype(jnp.float32))
+            assert narrow.dtype == dtype
+            scale = float(jnp.max(jnp.abs(wide)))
+            np.testing.assert_allclose(narrow.astype(jnp.float32), wide, rtol=0, atol=2 * UNIT[dtype] * scale)
+
+    def test_x64_does_not_matter(self):
+        """With x64 on the same float32 program runs."""
+        x, tau = suite.keys(1, 70).astype(np.float32), np.float32([0.1])
+        run = lambda: jax.jit(lambda x, tau: self.forms("softsort").rows(x, range(70), tau, MODES["c1"]))(x, tau)
+        plain = run()
+        with x64():
+            np.testing.assert_array_equal(run(), plain)
+
+
+class TestMosaicGPU(suite.Pairwise):
+    """The body for compute capability >= 9.0, whose tiles have 64 rows."""
+
+    implementation = "pallas_interpret_gpu"
+    sizes = (70, 64, 129)
+
+
+def test_unsupported_calls_say_why():
+    """`supports` gives the reason, and a named implementation raises it with the remedy."""
+    smooth = MODES["smooth"]
+    ask = lambda *a: pairwise.supports(a[0], "softsort", smooth, a[1], a[2], a[3])
+    assert ask("rows", "float32", (2, 100, 100), "pallas_triton") is None
+    assert "float64" in ask("rows", "float64", (2, 100, 100), "pallas_triton")
+    assert "64 rows" in ask("rows", "float32", (2, 10, 100), "pallas_mosaic_gpu")
+    assert "channels" in ask("apply", "float32", (2, 100, 100, 99), "pallas_triton")
+    assert "float16" in ask("rows", "float16", (2, 100, 100), "pallas_mosaic_tpu")
+    assert "bytes" in ask("rows", "float32", (1, 100_000, 100_000), "pallas_mosaic_tpu")
+    x, tau = jnp.zeros((2, 10)), jnp.ones((2,))
+    with pytest.raises(NotImplementedError, match="implementation='xla' can"):
+        pairwise.forms("pallas_mosaic_gpu")["softsort"].rows(x, range(10), tau, smooth)
+    with pytest.raises(ValueError, match="implementation"):
+        pairwise.forms("pallas_nothing")
