@@ -30,6 +30,7 @@ class Axis(NamedTuple):
     total: Callable[[Block], Any]
     largest: Callable[[Block], Any]
     spread: Callable[[Any], Any]  # a margin, one number for each key, to where it meets a block's part
+    lift: Callable[[Any], Any]  # a vector's part, to where it meets a block's part
     any_key: Callable[[Any], Any]  # the largest entry of a margin, as a scalar
     vector_sum: Callable[[Vector], Any]
     vector_max: Callable[[Vector], Any]

@@ -4,22 +4,22 @@ The row of keys stays in fast memory (VMEM on TPU; L1 and L2 under Triton) while
 tile. Nothing is sliced that is not a reference, sizes are powers of two under Triton, and reductions keep their axis.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import _maths
-from ._maths import NEVER, Axis, centred, each, newton, project
+from . import _program
+from ._maths import Axis
+from ._program import Program
 from ._spec import Spec
 
 AXIS = Axis(
     total=lambda block: jnp.sum(block[0], axis=0, keepdims=True),
     largest=lambda block: jnp.max(block[0], axis=0, keepdims=True),
     spread=lambda margin: margin,
+    lift=lambda part: part,
     any_key=jnp.max,
     vector_sum=lambda vector: jnp.sum(vector[0], axis=0, keepdims=True),
     vector_max=lambda vector: jnp.max(vector[0], axis=0, keepdims=True),
@@ -32,21 +32,6 @@ def one(index: int):
     from jax.experimental import pallas as pl
 
     return pl.ds(index, 1)
-
-
-class Row(NamedTuple):
-    """One row's small arrays, loaded: (K, 1) each, tau (1, 1)."""
-
-    masses: jax.Array
-    anchors: jax.Array
-    tau: jax.Array
-    real: jax.Array  # 1 for the k anchors that exist, 0 for the padding
-
-
-def _row(masses_ref, anchors_ref, tau_ref, k: int) -> Row:
-    masses, anchors, tau = masses_ref[...], anchors_ref[...], tau_ref[...]
-    real = jnp.where(lax.broadcasted_iota(jnp.int32, masses.shape, 0) < k, 1.0, 0.0)
-    return Row(masses, anchors, tau, real)
 
 
 class Tiles:
@@ -109,11 +94,6 @@ class Tiles:
             ref[at] = value
 
 
-def _logits(psi, y, row: Row):
-    z = psi + (2 / row.tau) * (y - 0.5) * (row.anchors - 0.5)
-    return jnp.where(row.masses > 0, z, NEVER)
-
-
 def _halves(u):
     """u as a sum of two bfloat16; bits are cut, since a compiler may take a conversion there and back for nothing."""
     high = lax.bitcast_convert_type(lax.bitcast_convert_type(u, jnp.int32) & jnp.int32(-65536), jnp.float32)
@@ -123,8 +103,7 @@ def _halves(u):
 def _gram(u):
     """u u^T, to a relative 1e-5 in every entry: entries of u are not negative, so nothing cancels."""
     if u.shape[0] < 16:
-        wide = jnp.sum(u[:, None, :] * u[None, :, :], axis=2)
-        return wide
+        return jnp.sum(u[:, None, :] * u[None, :, :], axis=2)
     dot = partial(lax.dot_general, dimension_numbers=(((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
     high, low = _halves(u)
     return dot(high, high) + (dot(high, low) + dot(low, high))
@@ -132,8 +111,7 @@ def _gram(u):
 
 def _coupling(w, exists):
     """What a tile adds to sum_i w_ij w_ik / sum_l w_il."""
-    scaled = w * jnp.where(exists, lax.rsqrt(jnp.sum(w, axis=0, keepdims=True)), 0.0)
-    return _gram(scaled)
+    return _gram(w * jnp.where(exists, lax.rsqrt(jnp.sum(w, axis=0, keepdims=True)), 0.0))
 
 
 def _axes(size: int):
@@ -166,123 +144,78 @@ def _solve(k: int, real, coupling, rhs, damping):
     return rhs / jnp.sum(jnp.where(i == j, matrix, 0.0), axis=1, keepdims=True)
 
 
-def _sweep(tiles: Tiles, visit: Callable[[Any], tuple], start: tuple) -> tuple:
-    """The sum of visit(j) over the tiles."""
+class Portable(Program):
+    """A program whose vectors are (K, 1) and whose margins are (1, tile)."""
 
-    def add(j, total):
-        return each(jnp.add, total, visit(j))
+    axis = AXIS
 
-    return lax.fori_loop(0, tiles.count, add, start)
+    def __init__(self, spec: Spec, tiles: Tiles, row: tuple, refs: dict[str, Any]):
+        self.spec, self.tiles, self.refs = spec, tiles, refs
+        masses, anchors, tau = row
+        self.masses, self.anchors, self.tau = (masses[...],), (anchors[...],), tau[...]
+        index = lax.broadcasted_iota(jnp.int32, self.masses[0].shape, 0)
+        self.real = (jnp.where(index < spec.k, 1.0, 0.0),)
 
+    def keys(self, tile):
+        return self.tiles.line(self.refs["y"], tile)
 
-def _newton(spec: Spec, tiles: Tiles, y_ref, row: Row, psi):
-    size = psi.shape[0]
+    def value(self, column, tile):
+        return self.tiles.line(self.refs["payload"], tile, column)
 
-    def plan(psi, j):
-        return project((_logits(psi, tiles.line(y_ref, j), row),), spec.degree, AXIS)
+    def collect(self, visit, count, coupled):
+        size = self.masses[0].shape[0]
+        zeros = (jnp.zeros((size, 1), jnp.float32),) * count
+        zeros += (jnp.zeros((size, size), jnp.float32),) * coupled
 
-    def column(block, exists):
-        return jnp.sum(jnp.where(exists, block, 0.0), axis=1, keepdims=True)
+        def add(tile, totals):
+            blocks, w = visit(tile)
+            exists = self.tiles.exists(tile)
+            new = [jnp.sum(jnp.where(exists, part, 0.0), axis=1, keepdims=True) for (part,) in blocks]
+            if w is not None:
+                new.append(_coupling(w[0], exists))
+            return tuple(total + part for total, part in zip(totals, new, strict=True))
 
-    zeros = jnp.zeros((size, 1), jnp.float32)
+        totals = lax.fori_loop(0, self.tiles.count, add, zeros)
+        return tuple((total,) for total in totals[:count]), totals[count] if coupled else None
 
-    def received(psi):
-        return _sweep(tiles, lambda j: (column(plan(psi[0], j)[0][0], tiles.exists(j)),), (zeros,))
+    def solve(self, coupling, rhs, damping):
+        return (_solve(self.spec.k, self.real[0], coupling, rhs[0], damping),)
 
-    def evaluate(psi):
-        def visit(j):
-            (p,), (w,) = plan(psi[0], j)
-            return column(p, tiles.exists(j)), _coupling(w, tiles.exists(j))
+    def put_rows(self, tile, block):
+        self.tiles.store(self.refs["out"], tile, block[0], self.spec.wanted)
 
-        sums, coupling = _sweep(tiles, visit, (zeros, jnp.zeros((size, size), jnp.float32)))
-        return (sums,), coupling
+    def put_averages(self, averages):
+        for column, (average,) in enumerate(averages):
+            self.refs["out"][:, one(column)] = average
 
-    def solve(coupling, rhs, damping):
-        return (_solve(spec.k, row.real, coupling, rhs[0], damping),)
+    def cotangent_rows(self, tile):
+        return (self.tiles.load(self.refs["out"], tile, self.spec.wanted),)
 
-    masses = (row.masses,)
-    problem = _maths.Newton(received, evaluate, solve, masses, row.tau, AXIS)
-    (psi,) = newton(problem, (psi,), spec.rounds)
-    (sums,) = received((psi,))
-    return psi, sums
+    def cotangent_average(self, column):
+        return (self.refs["out"][:, one(column)],)
+
+    def put_keys(self, tile, margin):
+        self.tiles.put(self.refs["dy"], tile, margin)
+
+    def put_value(self, column, tile, margin):
+        self.tiles.put(self.refs["dpayload"], tile, margin, column)
 
 
 def forward_body(*refs, spec: Spec, tiles: Tiles):
     """refs: y (1, n), [payload (d, n)], psi, masses, anchors (K, 1), tau (1, 1); rows (K, n) or (K, d), psi, sums."""
-    y_ref, *payload_ref = refs[: 2 if spec.payload else 1]
-    start_ref, masses_ref, anchors_ref, tau_ref, out_ref, psi_ref, sums_ref = refs[-7:]
-    row = _row(masses_ref, anchors_ref, tau_ref, spec.k)
-    psi, sums = _newton(spec, tiles, y_ref, row, start_ref[...])
+    y, *payload = refs[: 1 + (spec.payload > 0)]
+    start, *row, out, psi_ref, sums_ref = refs[1 + len(payload) :]
+    program = Portable(spec, tiles, tuple(row), {"y": y, "payload": payload and payload[0], "out": out})
+    (psi,), (sums,) = _program.forward(program, (start[...],))
     psi_ref[...], sums_ref[...] = psi, sums
-    divisor = jnp.where(row.masses > 0, sums, 1.0) if spec.normalise else jnp.ones_like(sums)
-
-    def rows(j):
-        (p,), _ = project((_logits(psi, tiles.line(y_ref, j), row),), spec.degree, AXIS)
-        return p / divisor
-
-    if not spec.payload:
-        lax.fori_loop(0, tiles.count, lambda j, _: tiles.store(out_ref, j, rows(j), spec.wanted), None)
-        return
-
-    def visit(j):
-        p, exists = rows(j), tiles.exists(j)
-        values = [tiles.line(payload_ref[0], j, c) for c in range(spec.payload)]
-        return tuple(jnp.sum(jnp.where(exists, p * v, 0.0), axis=1, keepdims=True) for v in values)
-
-    averages = _sweep(tiles, visit, (jnp.zeros_like(psi),) * spec.payload)
-    for c, average in enumerate(averages):
-        out_ref[:, one(c)] = average
 
 
 def backward_body(*refs, spec: Spec, tiles: Tiles):
     """refs: y, [payload], psi, masses, anchors, tau, sums, cotangent (K, n) or (K, d); of y, [payload], masses, tau."""
-    y_ref, *payload_ref = refs[: 2 if spec.payload else 1]
-    psi_ref, masses_ref, anchors_ref, tau_ref, sums_ref, g_ref = refs[len(payload_ref) + 1 : len(payload_ref) + 7]
-    dy_ref, *dpayload_ref, dmasses_ref, dtau_ref = refs[len(payload_ref) + 7 :]
-    row, psi = _row(masses_ref, anchors_ref, tau_ref, spec.k), psi_ref[...]
-    divisor = jnp.where(row.masses > 0, sums_ref[...], 1.0) if spec.normalise else jnp.ones_like(psi)
-
-    def value(c, j):
-        return tiles.line(payload_ref[0], j, c)
-
-    def cotangent(j):  # of the columns of P, as if their sums were constants
-        if not spec.payload:
-            return tiles.load(g_ref, j, spec.wanted) / divisor
-        return sum(g_ref[:, one(c)] * value(c, j) for c in range(spec.payload)) / divisor
-
-    def plan(j):
-        y = tiles.line(y_ref, j)
-        (p,), (w,) = project((_logits(psi, y, row),), spec.degree, AXIS)
-        exists = tiles.exists(j)
-        return y, jnp.where(exists, p, 0.0), w, exists
-
-    def column(block, exists):
-        return jnp.sum(jnp.where(exists, block, 0.0), axis=1, keepdims=True)
-
-    def visit(j):
-        _, p, w, exists = plan(j)
-        g = cotangent(j)
-        (pulled,) = centred((g,), (w,), AXIS)
-        return column(pulled, exists), column(g * p, exists), _coupling(w, exists)
-
-    zeros = jnp.zeros_like(psi)
-    rhs, overlap, coupling = _sweep(tiles, visit, (zeros, zeros, jnp.zeros((psi.shape[0],) * 2, jnp.float32)))
-    damping = _maths.floor_of((row.masses,), AXIS)
-    multiplier = _solve(spec.k, row.real, coupling, rhs, damping)
-
-    # A column's own sum: the potentials shift with it, which the masses feel and the keys do not.
-    shift = -overlap / divisor if spec.normalise else zeros
-    mean = jnp.sum(shift * row.real, axis=0, keepdims=True) / spec.k
-    dmasses_ref[...] = multiplier + (shift - mean) * row.real
-
-    def pull(j, total):
-        y, p, w, exists = plan(j)
-        (dz,) = centred((cotangent(j) - multiplier,), (w,), AXIS)
-        dy = jnp.sum(dz * (row.anchors - 0.5), axis=0, keepdims=True) * (2 / row.tau)
-        tiles.put(dy_ref, j, dy)
-        for c in range(spec.payload):
-            share = jnp.sum(p * (g_ref[:, one(c)] / divisor), axis=0, keepdims=True)
-            tiles.put(dpayload_ref[0], j, share, c)
-        return total - jnp.sum(jnp.where(exists, dy * (y - 0.5), 0.0), axis=1, keepdims=True)
-
-    dtau_ref[...] = lax.fori_loop(0, tiles.count, pull, jnp.zeros((1, 1), jnp.float32)) / row.tau
+    count = 1 + (spec.payload > 0)
+    y, *payload = refs[:count]
+    psi, *row, sums, cotangent = refs[count : count + 6]
+    dy, *dpayload, dmasses, dtau = refs[count + 6 :]
+    held = {"y": y, "payload": payload and payload[0], "out": cotangent}
+    program = Portable(spec, tiles, tuple(row), held | {"dy": dy, "dpayload": dpayload and dpayload[0]})
+    (dmasses[...],), dtau[...] = _program.backward(program, (psi[...],), (sums[...],))
