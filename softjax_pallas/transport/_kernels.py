@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from ._spec import Operands, Spec
 
+PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret")
+MOSAIC_GPU = ("pallas_mosaic_gpu", "pallas_interpret_gpu")
+
 
 @dataclass(frozen=True, eq=False)
 class Kernels:
@@ -54,7 +57,21 @@ def _portable(name: str) -> Kernels:
     return Kernels(name, partial(_folded, forward), partial(_folded, backward))
 
 
+def _mosaic_gpu(name: str) -> Kernels:
+    from . import mosaic_gpu
+
+    interpret = name == "pallas_interpret_gpu"
+
+    def forward(spec: Spec, at: Operands):
+        return mosaic_gpu.forward(spec, at, interpret)
+
+    def backward(spec: Spec, at: Operands, sums, cotangent):
+        return mosaic_gpu.backward(spec, at, sums, cotangent, interpret)
+
+    return Kernels(name, partial(_folded, forward), partial(_folded, backward))
+
+
 @cache
 def kernels(implementation: str) -> Kernels:
     """The kernels of an implementation; one object for each name, so that compilations are shared."""
-    return _portable(implementation)
+    return _mosaic_gpu(implementation) if implementation in MOSAIC_GPU else _portable(implementation)

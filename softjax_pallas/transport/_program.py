@@ -76,7 +76,7 @@ class Program:
         slope = self.axis.spread(y * (2 / self.tau))
 
         def logit(v, anchor, mass):
-            return jnp.where(lift(mass) > 0, lift(v) + slope * lift(anchor - 0.5), NEVER)
+            return lift(jnp.where(mass > 0, v, NEVER)) + slope * lift(anchor - 0.5)
 
         return y, *project(each(logit, psi, self.anchors, self.masses), self.spec.degree, self.axis)
 
