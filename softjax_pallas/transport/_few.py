@@ -135,7 +135,7 @@ class Few(Program):
     def put_averages(self, averages):
         for column, average in enumerate(averages):
             for j in range(self.spec.wanted):
-                self.refs["out"][self.batch, j, column] = average[j]
+                self.refs["out"][self.batch, column, j] = average[j]
 
     def _fill(self, wanted: list, zero) -> tuple:
         return (*wanted, *(zero for _ in range(self.spec.k - self.spec.wanted)))
@@ -145,7 +145,7 @@ class Few(Program):
         return self._fill(rows, self._zeros())
 
     def cotangent_average(self, column):
-        numbers = [self.refs["out"][self.batch, j, column] for j in range(self.spec.wanted)]
+        numbers = [self.refs["out"][self.batch, column, j] for j in range(self.spec.wanted)]
         return self._fill(numbers, jnp.float32(0))
 
     def put_keys(self, tile, margin):

@@ -106,6 +106,12 @@ def centred(change: Block, w: Block, axis: Axis) -> Block:
     return each(lambda part, weight: weight * (part - mean), change, w)
 
 
+def halves(u):
+    """u as a sum of two bfloat16; bits are cut, since a compiler may take a conversion there and back for nothing."""
+    high = lax.bitcast_convert_type(lax.bitcast_convert_type(u, jnp.int32) & jnp.int32(-65536), jnp.float32)
+    return high.astype(jnp.bfloat16), (u - high).astype(jnp.bfloat16)
+
+
 class Newton(NamedTuple):
     """What the iteration needs from a body.
 
@@ -127,9 +133,12 @@ def floor_of(masses: Vector, axis: Axis):
 
 
 def _pick(better, new, old):
+    """`new` where the number `better` is positive, else `old`."""
     if isinstance(new, tuple):
         return tuple(_pick(better, a, b) for a, b in zip(new, old, strict=True))
-    return jnp.where(better, new, old)
+    if better.ndim < new.ndim:  # Mosaic GPU broadcasts numbers, not conditions
+        better = lax.broadcast(better, new.shape)
+    return jnp.where(better > 0, new, old)
 
 
 def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
@@ -160,12 +169,13 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
         candidate = each(jnp.subtract, psi, problem.solve(curvature, residual, damping))
         sums, new_curvature = problem.evaluate(candidate)
         new_residual = residual_of(sums)
-        better = (squares(new_residual) < squares(residual)) & (starved(new_residual, residual) < 1)
+        smaller = (squares(new_residual) < squares(residual)) & (starved(new_residual, residual) < 1)
+        better = jnp.where(smaller, 1.0, 0.0)
         psi, residual = _pick(better, candidate, psi), _pick(better, new_residual, residual)
         curvature = _pick(better, new_curvature, curvature)
-        damping = jnp.where(better, damping / 8, jnp.maximum(damping * 8, 1e-3))
+        damping = jnp.where(smaller, damping / 8, jnp.maximum(damping * 8, 1e-3))
         damping = jnp.where(damping < 1e-6, floor, damping)
-        rejected = jnp.where(better, 0.0, 1.0)
+        rejected = 1 - better
         return psi, residual, curvature, damping, rejected, step + 1, active(residual, damping, rejected)
 
     def unfinished(state):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import _program
-from ._maths import Axis
+from ._maths import Axis, halves
 from ._program import Program
 from ._spec import Spec
 
@@ -94,24 +94,15 @@ class Tiles:
             ref[at] = value
 
 
-def _halves(u):
-    """u as a sum of two bfloat16; bits are cut, since a compiler may take a conversion there and back for nothing."""
-    high = lax.bitcast_convert_type(lax.bitcast_convert_type(u, jnp.int32) & jnp.int32(-65536), jnp.float32)
-    return high.astype(jnp.bfloat16), (u - high).astype(jnp.bfloat16)
-
-
-def _gram(u):
-    """u u^T, to a relative 1e-5 in every entry: entries of u are not negative, so nothing cancels."""
+def _couple(total, w, exists):
+    """total + the tile's sum_i w_ij w_ik / sum_l w_il, to a relative 1e-5 in every entry: nothing cancels."""
+    u = w * jnp.where(exists, lax.rsqrt(jnp.sum(w, axis=0, keepdims=True)), 0.0)
     if u.shape[0] < 16:
-        return jnp.sum(u[:, None, :] * u[None, :, :], axis=2)
+        return total + jnp.sum(u[:, None, :] * u[None, :, :], axis=2)
     dot = partial(lax.dot_general, dimension_numbers=(((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-    high, low = _halves(u)
-    return dot(high, high) + (dot(high, low) + dot(low, high))
-
-
-def _coupling(w, exists):
-    """What a tile adds to sum_i w_ij w_ik / sum_l w_il."""
-    return _gram(w * jnp.where(exists, lax.rsqrt(jnp.sum(w, axis=0, keepdims=True)), 0.0))
+    high, low = halves(u)
+    # One after the other, so that a compiler accumulates into the total's own registers.
+    return ((total + dot(high, low)) + dot(low, high)) + dot(high, high)
 
 
 def _axes(size: int):
@@ -171,9 +162,8 @@ class Portable(Program):
             blocks, w = visit(tile)
             exists = self.tiles.exists(tile)
             new = [jnp.sum(jnp.where(exists, part, 0.0), axis=1, keepdims=True) for (part,) in blocks]
-            if w is not None:
-                new.append(_coupling(w[0], exists))
-            return tuple(total + part for total, part in zip(totals, new, strict=True))
+            sums = [total + part for total, part in zip(totals, new, strict=False)]
+            return (*sums, *([] if w is None else [_couple(totals[count], w[0], exists)]))
 
         totals = lax.fori_loop(0, self.tiles.count, add, zeros)
         return tuple((total,) for total in totals[:count]), totals[count] if coupled else None

@@ -151,24 +151,24 @@ def backward(program: Program, psi: Vector, sums: Vector) -> tuple[Vector, Any]:
         return total
 
     def gather(tile):
-        _, p, w = program.plan(psi, tile)
-        g = cotangent(tile)
-        return (centred(g, w, axis), each(jnp.multiply, g, p)), w
+        w = program.plan(psi, tile)[2]
+        return (centred(cotangent(tile), w, axis),), w
 
-    (rhs, overlap), coupling = program.collect(gather, 2, True)
+    (rhs,), coupling = program.collect(gather, 1, True)
     multiplier = program.solve(coupling, rhs, floor_of(program.masses, axis))
 
     def pull(tile):
         y, p, w = program.plan(psi, tile)
-        g = each(lambda part, m: part - axis.lift(m), cotangent(tile), multiplier)
+        given = cotangent(tile)
+        g = each(lambda part, m: part - axis.lift(m), given, multiplier)
         moments = program.scaled(centred(g, w, axis), each(lambda a: (a - 0.5) * (2 / program.tau), program.anchors))
         program.put_keys(tile, axis.total(moments))
         for c, weight in enumerate(weights):
             program.put_value(c, tile, axis.total(program.scaled(p, weight)))
         across = axis.spread(y)
-        return (each(lambda part: part * across, moments),), None
+        return (each(lambda part: part * across, moments), each(jnp.multiply, given, p)), None
 
-    (moment,), _ = program.collect(pull, 1, False)
+    (moment, overlap), _ = program.collect(pull, 2, False)
     dtau = -axis.vector_sum(moment) / program.tau
     if not spec.normalise:
         return multiplier, dtau
