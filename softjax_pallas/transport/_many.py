@@ -18,19 +18,22 @@ ROWS = 64
 """Keys at a time, and the rows of the k x k system: the height of a tensor core operation."""
 
 
+TILED = 16
+"""Blocks have a multiple of so many columns: a tile of shared memory in bfloat16."""
+
+
 def padded(k: int) -> int:
-    """Columns of a block: one at least is left for the right-hand side, and shared memory is tiled by it."""
-    return next(size for size in (16, 32, 64) if k < size)
+    """Columns of a block: one at least is left for the right-hand side."""
+    return (k // TILED + 1) * TILED
 
 
 def scratch(k: int) -> dict[str, Any]:
-    """The shared memory of a program: the halves, and a block on its way between registers and device memory."""
+    """The shared memory of a program: the halves, and the couplings at the potentials that were accepted last."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    size = padded(k)
-    swizzled = (plgpu.TilingTransform((8, size)), plgpu.SwizzleTransform(2 * size))
+    swizzled = (plgpu.TilingTransform((8, TILED)), plgpu.SwizzleTransform(2 * TILED))
     half = plgpu.SMEM((ROWS, ROWS), jnp.bfloat16, transforms=swizzled)
-    return {"high": half, "low": half}
+    return {"high": half, "low": half, "held": plgpu.SMEM((ROWS, padded(k)), jnp.float32)}
 
 
 class Many(Program):
@@ -129,11 +132,12 @@ class Many(Program):
             def add(tile, totals):
                 blocks, w = visit(tile)
                 exists = self._start(tile) + self._index(0) >= tile * ROWS
+                new = [jnp.where(exists, part, 0.0) for (part,) in blocks]
+                totals = tuple(total + part for total, part in zip(totals, new, strict=True))
                 if w is not None:
                     inverse = self.axis.spread(lax.rsqrt(self.axis.total(w)))
                     self._couple(accumulator, jnp.where(exists, w[0] * inverse, 0.0))
-                new = [jnp.where(exists, part, 0.0) for (part,) in blocks]
-                return tuple(total + part for total, part in zip(totals, new, strict=True))
+                return totals
 
             totals = lax.fori_loop(0, -(-self.spec.n // ROWS), add, (self._zeros(),) * count)
             sums = tuple((self._column_sums(total),) for total in totals)
@@ -156,7 +160,20 @@ class Many(Program):
             plgpu.wgmma(accumulator, left.transpose((1, 0)), right.at[:, inside])
         plgpu.wgmma_wait(0)
 
+    def keep(self, better, new, old):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        held = self.refs["held"]
+        before = plgpu.load(held, layout=self.layout, optimized=False)
+        accepted = jnp.where(lax.broadcast(better, new.shape) > 0, new, before)
+        plgpu.store(held, accepted, optimized=False)
+        return ()
+
     def solve(self, coupling, rhs, damping):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
+        if isinstance(coupling, tuple):
+            coupling = plgpu.load(self.refs["held"], layout=self.layout, optimized=False)
         k, i, j = self.spec.k, self._index(0), self._index(1)
         off = jnp.where(i == j, 0.0, coupling)
         degree = self._row_sums(off)

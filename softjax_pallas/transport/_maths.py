@@ -116,12 +116,13 @@ class Newton(NamedTuple):
     """What the iteration needs from a body.
 
     received(psi) -> column sums; evaluate(psi) -> (column sums, curvature);
-    solve(curvature, rhs, damping) -> (H + damping)^-1 rhs.
+    solve(curvature, rhs, damping) -> (H + damping)^-1 rhs; keep(better, new, old) -> the curvature to go on with.
     """
 
     received: Callable[[Vector], Vector]
     evaluate: Callable[[Vector], tuple[Vector, Any]]
     solve: Callable[[Any, Vector, Any], Vector]
+    keep: Callable[[Any, Any, Any], Any]
     masses: Vector
     tau: Any
     axis: Axis
@@ -132,10 +133,10 @@ def floor_of(masses: Vector, axis: Axis):
     return 4 * EPS * axis.vector_max(masses)
 
 
-def _pick(better, new, old):
+def pick(better, new, old):
     """`new` where the number `better` is positive, else `old`."""
     if isinstance(new, tuple):
-        return tuple(_pick(better, a, b) for a, b in zip(new, old, strict=True))
+        return tuple(pick(better, a, b) for a, b in zip(new, old, strict=True))
     if better.ndim < new.ndim:  # Mosaic GPU broadcasts numbers, not conditions
         better = lax.broadcast(better, new.shape)
     return jnp.where(better > 0, new, old)
@@ -171,8 +172,8 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
         new_residual = residual_of(sums)
         smaller = (squares(new_residual) < squares(residual)) & (starved(new_residual, residual) < 1)
         better = jnp.where(smaller, 1.0, 0.0)
-        psi, residual = _pick(better, candidate, psi), _pick(better, new_residual, residual)
-        curvature = _pick(better, new_curvature, curvature)
+        psi, residual = pick(better, candidate, psi), pick(better, new_residual, residual)
+        curvature = problem.keep(better, new_curvature, curvature)
         damping = jnp.where(smaller, damping / 8, jnp.maximum(damping * 8, 1e-3))
         damping = jnp.where(damping < 1e-6, floor, damping)
         rejected = 1 - better
@@ -188,6 +189,6 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
 
     psi = lax.fori_loop(0, rounds, scale, psi) if rounds else psi
     sums, curvature = problem.evaluate(psi)
-    residual = residual_of(sums)
+    residual, curvature = residual_of(sums), problem.keep(floor * 0 + 1, curvature, None)
     first = (psi, residual, curvature, floor, floor * 0, jnp.int32(0), active(residual, floor, floor * 0))
     return lax.while_loop(unfinished, improve, first)[0]

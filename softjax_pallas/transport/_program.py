@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._maths import NEVER, Axis, Block, Newton, Vector, centred, each, floor_of, newton, project
+from ._maths import NEVER, Axis, Block, Newton, Vector, centred, each, floor_of, newton, pick, project
 from ._spec import Spec
 
 Visit = Callable[[Any], tuple[tuple[Block, ...], Block | None]]
@@ -43,6 +43,13 @@ class Program:
     @abstractmethod
     def solve(self, coupling: Any, rhs: Vector, damping: Any) -> Vector:
         """(H + damping)^-1 rhs, H from the couplings and pinned along the constant vector."""
+
+    def keep(self, better: Any, new: Any, old: Any) -> Any:
+        """Of two couplings the new one where `better` is positive; a body may hold it elsewhere and return a token.
+
+        Called first with 1 and no old one.
+        """
+        return pick(better, new, new if old is None else old)
 
     @abstractmethod
     def put_rows(self, tile, block: Block) -> None:
@@ -95,7 +102,7 @@ class Program:
             (sums,), coupling = self.collect(visit, 1, True)
             return sums, coupling
 
-        problem = Newton(self.received, evaluate, self.solve, self.masses, self.tau, self.axis)
+        problem = Newton(self.received, evaluate, self.solve, self.keep, self.masses, self.tau, self.axis)
         return newton(problem, start, self.spec.rounds)
 
     def share(self, sums: Vector) -> Vector:
