@@ -54,9 +54,20 @@ class Few(Program):
 
         self.spec, self.width, self.batch, self.refs = spec, width, batch, refs
         self.layout = plgpu.Layout.WG_STRIDED((width,), vec_size=1)
-        self.masses, self.anchors = self.vector("masses"), self.vector("anchors")
-        self.real = (jnp.float32(1),) * spec.k
+        self._masses, self._anchors = self.vector("masses"), self.vector("anchors")
         self.tau = refs["tau"][batch, 0]
+
+    @property
+    def masses(self):
+        return self._masses
+
+    @property
+    def anchors(self):
+        return self._anchors
+
+    @property
+    def real(self):
+        return (jnp.float32(1),) * self.spec.k
 
     def vector(self, name: str) -> tuple:
         """A vector from memory."""

@@ -31,7 +31,9 @@ def scratch(k: int) -> dict[str, Any]:
     """The shared memory of a program: the halves, and the couplings at the potentials that were accepted last."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
-    swizzled = (plgpu.TilingTransform((8, TILED)), plgpu.SwizzleTransform(2 * TILED))
+    # Both are concrete: what their base declares beyond them is not for kernels.
+    tiling = plgpu.TilingTransform((8, TILED))  # pyright: ignore[reportAbstractUsage]
+    swizzled = tiling, plgpu.SwizzleTransform(2 * TILED)  # pyright: ignore[reportAbstractUsage]
     half = plgpu.SMEM((ROWS, ROWS), jnp.bfloat16, transforms=swizzled)
     return {"high": half, "low": half, "held": plgpu.SMEM((ROWS, padded(k)), jnp.float32)}
 
@@ -55,12 +57,23 @@ class Many(Program):
             vector_max=lambda vector: jnp.max(vector[0]),
             scalar=lambda number: number,
         )
-        self.masses, self.anchors = self.vector("masses"), self.vector("anchors")
-        self.real = self.vector("real")
         self.tau = refs["tau"][batch, 0]
         if self.size < ROWS:
             for name in ("high", "low"):
                 refs[name][...] = plgpu.layout_cast(jnp.zeros((ROWS, ROWS), jnp.bfloat16), self.layout)
+
+    # A vector is K / 4 registers of every thread: these are loaded again wherever they are used.
+    @property
+    def masses(self):
+        return self.vector("masses")
+
+    @property
+    def anchors(self):
+        return self.vector("anchors")
+
+    @property
+    def real(self):
+        return self.vector("real")
 
     def vector(self, name: str) -> tuple:
         """A vector from memory."""
@@ -145,7 +158,7 @@ class Many(Program):
 
         if not coupled:
             return sweep(None)
-        return pl.run_scoped(sweep, plgpu.ACC((ROWS, self.size), jnp.float32))
+        return pl.run_scoped(sweep, plgpu.WGMMAAccumulatorRef((ROWS, self.size), jnp.float32))
 
     def _couple(self, accumulator, u):
         """accumulator += u^T u."""

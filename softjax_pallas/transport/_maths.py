@@ -123,7 +123,7 @@ class Newton(NamedTuple):
     evaluate: Callable[[Vector], tuple[Vector, Any]]
     solve: Callable[[Any, Vector, Any], Vector]
     keep: Callable[[Any, Any, Any], Any]
-    masses: Vector
+    masses: Callable[[], Vector]  # asked for where they are used: what a body would rather load again than hold
     tau: Any
     axis: Axis
 
@@ -133,7 +133,7 @@ def floor_of(masses: Vector, axis: Axis):
     return 4 * EPS * axis.vector_max(masses)
 
 
-def pick(better, new, old):
+def pick(better, new, old) -> Any:
     """`new` where the number `better` is positive, else `old`."""
     if isinstance(new, tuple):
         return tuple(pick(better, a, b) for a, b in zip(new, old, strict=True))
@@ -144,26 +144,30 @@ def pick(better, new, old):
 
 def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
     """`softjax._transport.newton` on one row: the same start, damping and stopping rule, so the same potentials."""
-    masses, axis = problem.masses, problem.axis
-    floor = floor_of(masses, axis)
-    most = axis.vector_max(masses)
-    goal = each(lambda mass: EPS * (2 * mass + 16 + 1 / problem.tau), masses)
+    axis = problem.axis
+    floor = floor_of(problem.masses(), axis)
+    most = floor / (4 * EPS)
+
+    def over(r, mass):
+        return jnp.where(jnp.abs(r) > EPS * (2 * mass + 16 + 1 / problem.tau), 1.0, 0.0)
 
     def active(residual, damping, rejected):
-        over = axis.vector_max(each(lambda r, g: jnp.where(jnp.abs(r) > g, 1.0, 0.0), residual, goal))
+        far = axis.vector_max(each(over, residual, problem.masses()))
         size = axis.vector_max(each(jnp.abs, residual))
         stuck = ((rejected > 0) & (size < floor)) | (damping > 1e6 * most)
-        return jnp.where((over > 0) & ~stuck, 1.0, 0.0)
+        return jnp.where((far > 0) & ~stuck, 1.0, 0.0)
 
     def residual_of(sums):
-        return each(jnp.subtract, sums, masses)
+        return each(jnp.subtract, sums, problem.masses())
 
     def squares(residual):
         return axis.vector_sum(each(jnp.multiply, residual, residual))
 
     def starved(residual, before):
-        low = each(lambda r, b, m: jnp.where(r + m >= 0.1 * jnp.minimum(b + m, m), 0.0, 1.0), residual, before, masses)
-        return axis.vector_max(low)
+        def low(r, b, mass):
+            return jnp.where(r + mass >= 0.1 * jnp.minimum(b + mass, mass), 0.0, 1.0)
+
+        return axis.vector_max(each(low, residual, before, problem.masses()))
 
     def improve(state):
         psi, residual, curvature, damping, _, step, _ = state
@@ -183,9 +187,10 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
         return (axis.scalar(state[-1]) > 0) & (state[-2] < MAX_STEPS)
 
     def scale(_, psi):
-        return each(
-            lambda v, mass, got: v + jnp.where(mass > 0, jnp.log(mass / got), 0.0), psi, masses, problem.received(psi)
-        )
+        def log_scale(v, got, mass):
+            return v + jnp.where(mass > 0, jnp.log(mass / got), 0.0)
+
+        return each(log_scale, psi, problem.received(psi), problem.masses())
 
     psi = lax.fori_loop(0, rounds, scale, psi) if rounds else psi
     sums, curvature = problem.evaluate(psi)

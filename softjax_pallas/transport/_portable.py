@@ -142,10 +142,22 @@ class Portable(Program):
 
     def __init__(self, spec: Spec, tiles: Tiles, row: tuple, refs: dict[str, Any]):
         self.spec, self.tiles, self.refs = spec, tiles, refs
-        masses, anchors, tau = row
-        self.masses, self.anchors, self.tau = (masses[...],), (anchors[...],), tau[...]
-        index = lax.broadcasted_iota(jnp.int32, self.masses[0].shape, 0)
-        self.real = (jnp.where(index < spec.k, 1.0, 0.0),)
+        self._masses, self._anchors, tau = row
+        self.tau = tau[...]
+
+    # Loaded where they are used, rather than held in registers.
+    @property
+    def masses(self):
+        return (self._masses[...],)
+
+    @property
+    def anchors(self):
+        return (self._anchors[...],)
+
+    @property
+    def real(self):
+        index = lax.broadcasted_iota(jnp.int32, self._masses.shape, 0)
+        return (jnp.where(index < self.spec.k, 1.0, 0.0),)
 
     def keys(self, tile):
         return self.tiles.line(self.refs["y"], tile)
@@ -154,7 +166,7 @@ class Portable(Program):
         return self.tiles.line(self.refs["payload"], tile, column)
 
     def collect(self, visit, count, coupled):
-        size = self.masses[0].shape[0]
+        size = self._masses.shape[0]
         zeros = (jnp.zeros((size, 1), jnp.float32),) * count
         zeros += (jnp.zeros((size, size), jnp.float32),) * coupled
 

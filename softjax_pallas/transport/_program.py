@@ -20,10 +20,19 @@ class Program:
 
     spec: Spec
     axis: Axis
-    masses: Vector
-    anchors: Vector
-    real: Vector
     tau: Any
+
+    @property
+    @abstractmethod
+    def masses(self) -> Vector: ...
+
+    @property
+    @abstractmethod
+    def anchors(self) -> Vector: ...
+
+    @property
+    @abstractmethod
+    def real(self) -> Vector: ...
 
     @abstractmethod
     def keys(self, tile) -> Any:
@@ -102,7 +111,7 @@ class Program:
             (sums,), coupling = self.collect(visit, 1, True)
             return sums, coupling
 
-        problem = Newton(self.received, evaluate, self.solve, self.keep, self.masses, self.tau, self.axis)
+        problem = Newton(self.received, evaluate, self.solve, self.keep, lambda: self.masses, self.tau, self.axis)
         return newton(problem, start, self.spec.rounds)
 
     def share(self, sums: Vector) -> Vector:

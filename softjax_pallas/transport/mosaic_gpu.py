@@ -12,9 +12,9 @@ from jax import lax
 
 from . import _many, _program
 from ._few import Few
+from ._limits import FEW
 from ._spec import Operands, Spec
 
-FEW = 8
 WIDTHS = {2: 512, 4: 256, FEW: 128}
 """Keys at a time by the number of anchors: what fits the registers."""
 

@@ -18,7 +18,7 @@ from softjax._orders import ot
 from softjax._orders._base import Forms, Keys, PerRow, Ranks
 
 from ._kernels import Kernels, kernels
-from ._limits import MAX_ANCHORS, MAX_PAYLOAD
+from ._limits import MAX_PAYLOAD, supports
 from ._spec import Operands, Spec
 
 
@@ -50,28 +50,45 @@ def _per_row(vector: Array, batch: int) -> Array:
     return jnp.broadcast_to(vector[None] if vector.ndim == 1 else vector, (batch, vector.shape[-1]))
 
 
+def _checked_columns(op: str, spec: Spec, run: Kernels, at: Operands) -> Array:
+    """`columns`, or an error that says why this implementation has no kernel for it."""
+    mode = {None: "smooth", 1: "c0", 2: "c1", 3: "c2"}[spec.degree]
+    shape = (*at.y.shape, spec.k, spec.payload)
+    if reason := supports(op, "ot", mode, at.y.dtype, shape, run.name):
+        raise ValueError(f"`implementation` (={run.name!r}) cannot run: {reason}.")
+    return columns(spec, run, at)
+
+
+def _problem(x: Keys, ranks: Ranks, payload: Array | None, tau: PerRow) -> tuple[int, Operands]:
+    """How many columns are wanted, and the operands, wanted bins first: the maths ignores the anchors' order."""
+    batch, n = x.shape
+    target = ot.targets(ranks, n, jnp.dtype(jnp.float32))
+    wanted = target.bins.tolist()
+    order = np.array(wanted + sorted(set(range(target.anchors.shape[0])) - set(wanted)))
+    tau = tau.astype(jnp.float32)
+    problem = _transport.Problem(x.astype(jnp.float32), target.anchors, target.masses, tau)
+    start = lax.stop_gradient(_transport.start(problem))[:, order]
+    masses, anchors = (_per_row(v[order], batch) for v in (target.masses, target.anchors))
+    transposed = None if payload is None else payload.transpose(0, 2, 1)
+    return len(wanted), Operands(x, transposed, start, masses, anchors, tau)
+
+
 def plan_columns(
     run: Kernels, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r last"]:
     """Rows of P (batch, r, n) where the payload is None, else rows of P times the payload (batch, r, d)."""
-    batch, n = x.shape
-    target = ot.targets(ranks, n, jnp.dtype(jnp.float32))
-    k, wanted = target.anchors.shape[0], len(target.bins)
-    # Wanted bins first, in the order of the result: the maths does not depend on the anchors' order.
-    order = np.array([*target.bins, *sorted(set(range(k)) - set(target.bins.tolist()))])
-    problem = _transport.Problem(x.astype(jnp.float32), target.anchors, target.masses, tau.astype(jnp.float32))
-    start = lax.stop_gradient(_transport.start(problem))[:, order]
-    masses, anchors = (_per_row(v[order], batch) for v in (target.masses, target.anchors))
-    transposed = None if payload is None else payload.transpose(0, 2, 1)
-    spec = Spec(n, k, wanted, 0 if payload is None else payload.shape[2], mode.degree, normalise=True)
-    return columns(spec, run, Operands(x, transposed, start, masses, anchors, tau.astype(jnp.float32)))
+    wanted, at = _problem(x, ranks, payload, tau)
+    k, d = at.masses.shape[1], 0 if payload is None else payload.shape[2]
+    spec = Spec(x.shape[1], k, wanted, d, mode.degree, normalise=True)
+    return _checked_columns("apply" if d else "rows", spec, run, at)
 
 
-def mask(run: Kernels, x: Keys, mass: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+def mask(implementation: str, x: Keys, mass: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """How much of every element is among the `mass` largest: the plan's column to the upper of two anchors.
 
     `mass` (batch,) is real, in (0, n), may be traced and has a gradient. Entries lie in [0, 1] and sum to it.
     """
+    run = kernels(implementation)
     batch, n = x.shape
     y, tau = x.astype(jnp.float32), tau.astype(jnp.float32)
     cut = jnp.clip(jnp.floor(n - mass).astype(jnp.int32), 1, max(n - 1, 1))[:, None]
@@ -87,7 +104,7 @@ def mask(run: Kernels, x: Keys, mass: PerRow, tau: PerRow, mode: Mode) -> Float[
         jnp.broadcast_to(jnp.asarray([1.0, 0.0], jnp.float32), (batch, 2)),
         tau,
     )
-    return columns(Spec(n, 2, 1, 0, mode.degree, normalise=False), run, at)[:, 0]
+    return _checked_columns("mask", Spec(n, 2, 1, 0, mode.degree, normalise=False), run, at)[:, 0]
 
 
 def _bins(ranks: Ranks, n: int) -> int:
@@ -99,7 +116,7 @@ def _bins(ranks: Ranks, n: int) -> int:
 
 def _rows(run: Kernels, x, ranks, tau, mode):
     if x.shape[0] == 0 or _bins(ranks, x.shape[1]) < 2:
-        return ot.DENSE.rows(x, ranks, tau, mode)
+        return ot.rows(x, ranks, tau, mode)
     return plan_columns(run, x, ranks, None, tau, mode)
 
 
@@ -113,10 +130,13 @@ def _apply(run: Kernels, x, ranks, payload, tau, mode):
 
 
 def _rank(run: Kernels, x, tau, mode):
-    n = x.shape[1]
-    if x.shape[0] == 0 or n < 2:
+    batch, n = x.shape
+    if batch == 0 or n < 2:
         return ot.DENSE.rank(x, tau, mode)
-    raise NotImplementedError(f"`rank` needs as many anchors as elements (={n}), at most {MAX_ANCHORS} fit a kernel.")
+    at = _problem(x, range(n), None, tau)[1]
+    plan = _checked_columns("rank", Spec(n, n, n, 0, mode.degree, normalise=False), run, at)
+    positions = jnp.arange(n, dtype=plan.dtype)
+    return jnp.matmul(positions, plan, precision=lax.Precision.HIGHEST)
 
 
 def forms(implementation: str) -> dict[str, Forms]:

@@ -18,16 +18,19 @@ from ._spec import Operands, Spec
 class Backend:
     """How one Pallas backend wants the body.
 
-    `least` anchors at least, and a power of two of them where `power`; `tile` keys at a time for up to 16, 32, 64
-    and 128 anchors; `masked`: blocks end where the array ends, so accesses carry a mask.
+    `least` anchors at least, and a power of two of them where `power`; `masked`: blocks end where the array ends, so
+    accesses carry a mask. `tiles`: up to so many anchors, so many keys at a time by so many warps.
     """
 
     name: str
     least: int
     power: bool
     masked: bool
-    tiles: tuple[int, int, int, int]
-    warps: tuple[int, int, int, int] = (4, 4, 4, 4)
+    tiles: tuple[tuple[int, int, int], ...]
+
+    def __post_init__(self):
+        if any(keys % (16 if self.masked else 128) for _, keys, _ in self.tiles):
+            raise ValueError(f"`tiles` (={self.tiles}) must be multiples of a dot's depth or of the lanes.")
 
     def anchors(self, k: int) -> int:
         """k, rounded up to what a block holds."""
@@ -35,12 +38,19 @@ class Backend:
             return max(self.least, 1 << (k - 1).bit_length())
         return -(-k // self.least) * self.least
 
-    def size_class(self, k: int) -> int:
-        return sum(k > limit for limit in (16, 32, 64))
+    def tile(self, k: int) -> tuple[int, int]:
+        """Keys at a time, and warps."""
+        return next((keys, warps) for most, keys, warps in self.tiles if k <= most)
 
 
-TPU = Backend("pallas_mosaic_tpu", least=8, power=False, masked=False, tiles=(512, 512, 256, 256))
-TRITON = Backend("pallas_triton", least=2, power=True, masked=True, tiles=(128, 64, 64, 32), warps=(4, 4, 8, 16))
+TPU = Backend("pallas_mosaic_tpu", 8, power=False, masked=False, tiles=((32, 512, 4), (128, 256, 4)))
+TRITON = Backend(
+    "pallas_triton",
+    2,
+    power=True,
+    masked=True,
+    tiles=((4, 512, 4), (8, 128, 4), (16, 64, 4), (64, 32, 8), (128, 16, 8)),
+)
 BACKENDS = {"pallas_triton": TRITON, "pallas_mosaic_tpu": TPU, "pallas_interpret": TPU}
 
 VMEM_LIMIT = 64 << 20
@@ -50,7 +60,7 @@ def _compiler_params(backend: Backend, k: int):
     if backend.masked:
         from jax.experimental.pallas import triton as pltriton
 
-        return pltriton.CompilerParams(num_warps=backend.warps[backend.size_class(k)], num_stages=1)
+        return pltriton.CompilerParams(num_warps=backend.tile(k)[1], num_stages=1)
     from jax.experimental.pallas import tpu as pltpu
 
     return pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=VMEM_LIMIT)
@@ -62,7 +72,7 @@ class _Call:
     def __init__(self, spec: Spec, backend: Backend, batch: int):
         self.backend, self.batch = backend, batch
         self.size = backend.anchors(spec.k)
-        self.tiles = Tiles(spec.n, backend.tiles[backend.size_class(spec.k)], backend.masked)
+        self.tiles = Tiles(spec.n, backend.tile(spec.k)[0], backend.masked)
 
     def block(self, *shape: int):
         from jax.experimental import pallas as pl
