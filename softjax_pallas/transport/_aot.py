@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._kernels import kernels
-from ._limits import MAX_ANCHORS
+from ._limits import DTYPES, MAX_ANCHORS
 from ._spec import Operands, Spec
 
 _BATCH = 64
@@ -37,17 +37,17 @@ def kernels_for_aot(implementation: str) -> Iterator[tuple[str, Callable[..., An
         if k > MAX_ANCHORS[implementation]:
             continue
         spec = Spec(n, k, wanted, payload, degree, normalise=True)
-        for dtype in (jnp.float32, jnp.bfloat16, jnp.float16) if k in (2, 33) else (jnp.float32,):
+        for dtype in DTYPES[implementation] if k in (2, 33) else ("float32",):
             yield from _pair(implementation, spec, dtype)
 
 
-def _pair(implementation: str, spec: Spec, dtype):
+def _pair(implementation: str, spec: Spec, dtype: str):
     run, n, k, d = kernels(implementation), spec.n, spec.k, spec.payload
     keys: Any = partial(jax.ShapeDtypeStruct, dtype=dtype)
     number: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     vector = number((_BATCH, k))
     at = Operands(keys((_BATCH, n)), keys((_BATCH, d, n)) if d else None, vector, vector, vector, number((_BATCH,)))
-    what = f"transport-{_NAMES[spec.degree]}-n{n}-k{k}-d{d}-{jnp.dtype(dtype).name}"
+    what = f"transport-{_NAMES[spec.degree]}-n{n}-k{k}-d{d}-{dtype}"
     yield f"{what}-forward", partial(run.forward, spec), (at,)
     cotangent = number((_BATCH, spec.wanted, d)) if d else keys((_BATCH, spec.wanted, n))
     yield f"{what}-backward", partial(run.backward, spec), (at, vector, cotangent)

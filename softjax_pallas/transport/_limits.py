@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 OLDEST_JAX = (0, 11)
-DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = dict.fromkeys(("pallas_triton", "pallas_mosaic_gpu", "pallas_interpret_gpu", "pallas_interpret"), _DTYPES)
+DTYPES["pallas_mosaic_tpu"] = _DTYPES[:2]  # its compiler loads no float16 vectors
 
 MAX_ANCHORS = {
     "pallas_triton": 128,
@@ -47,8 +49,8 @@ def supports(op: str, order: str, mode: str, dtype, shape: tuple[int, ...], impl
         return "the hard mode has no kernel"
     if tuple(int(part) for part in jax.__version__.split(".")[:2]) < OLDEST_JAX:
         return f"kernels need JAX >= {'.'.join(map(str, OLDEST_JAX))}, this is {jax.__version__}"
-    if jnp.dtype(dtype).name not in DTYPES:
-        return f"kernels take {', '.join(DTYPES)}, not {jnp.dtype(dtype).name}"
+    if jnp.dtype(dtype).name not in DTYPES[implementation]:
+        return f"kernels of {implementation} take {', '.join(DTYPES[implementation])}, not {jnp.dtype(dtype).name}"
     _, n, k, payload = (*shape, *{"rank": (shape[1], 0), "mask": (2, 0)}.get(op, ()))[:4]
     return _too_large(n, k, payload, implementation)
 
