@@ -4,9 +4,14 @@ import jax
 import jax.numpy as jnp
 
 OLDEST_JAX = (0, 11)
-_DTYPES = ("float32", "bfloat16", "float16")
-DTYPES = dict.fromkeys(("pallas_triton", "pallas_mosaic_gpu", "pallas_interpret_gpu", "pallas_interpret"), _DTYPES)
-DTYPES["pallas_mosaic_tpu"] = _DTYPES[:2]  # its compiler loads no float16 vectors
+_HALVES = ("float32", "bfloat16", "float16")
+DTYPES: dict[str, tuple[str, ...]] = {
+    "pallas_triton": _HALVES,
+    "pallas_mosaic_gpu": _HALVES,
+    "pallas_interpret_gpu": _HALVES,
+    "pallas_mosaic_tpu": ("float32", "bfloat16"),  # its compiler loads no float16 vectors
+    "pallas_interpret": _HALVES,
+}
 
 MAX_ANCHORS = {
     "pallas_triton": 128,
