@@ -1,0 +1,86 @@
+"""Which kernel a lowering holds, races between rows, and where a kernel says that it cannot run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from softjax._modes import MODES
+
+pytestmark = pytest.mark.skipif(
+    tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11), reason="kernels need JAX >= 0.11"
+)
+
+TARGETS = [("pallas_mosaic_tpu", "tpu"), ("pallas_mosaic_gpu", "cuda")]
+
+
+@pytest.mark.parametrize(("implementation", "platform"), TARGETS)
+@pytest.mark.parametrize("k", [1, 20])
+def test_the_kernels_are_in_the_lowered_text(implementation, platform, k):
+    from softjax_pallas import transport
+
+    rows = transport.forms(implementation)["ot"].rows
+
+    def loss(y, tau):
+        return jnp.sum(rows(y, range(200 - k, 200), tau, MODES["smooth"]))
+
+    shapes = jax.ShapeDtypeStruct((2, 200), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
+    text = jax.jit(jax.grad(loss)).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert "transport_forward" in text and "transport_backward" in text
+
+
+def test_races_between_rows():
+    from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+    from jax.experimental.pallas import tpu as pltpu
+
+    from softjax_pallas.transport import pallas
+    from softjax_pallas.transport._spec import Operands, Spec
+
+    y = np.random.default_rng(0).uniform(size=(2, 20)).astype(np.float32)
+    spec = Spec(n=20, k=2, wanted=1, payload=0, degree=None, normalise=False)
+    masses = jnp.asarray([[3.0, 17.0], [5.0, 15.0]], jnp.float32)
+    anchors = jnp.asarray([[1.0, 0.0]] * 2, jnp.float32)
+    at = Operands(jnp.asarray(y), None, jnp.zeros((2, 2), jnp.float32), masses, anchors, jnp.full(2, 0.1, jnp.float32))
+    interpret = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
+    rows, psi, sums = jax.jit(lambda at: pallas.forward(spec, pallas.TPU, at, interpret))(at)
+    np.testing.assert_allclose(np.asarray(rows).sum(2)[:, 0], [3, 5], rtol=1e-5)
+    assert not interpret_pallas_call.races.races_found
+    at = at._replace(psi=psi)
+    out = jax.jit(lambda at, sums, g: pallas.backward(spec, pallas.TPU, at, sums, g, interpret))(at, sums, rows)
+    assert np.isfinite(np.asarray(out[0])).all()
+    assert not interpret_pallas_call.races.races_found
+
+
+def test_a_named_kernel_says_why_it_cannot_run():
+    from softjax_pallas import transport
+
+    tau = jnp.full(2, 0.1, jnp.float32)
+    with pytest.raises(ValueError, match="pallas_mosaic_gpu.*100 keys do not fill a tile of 128"):
+        transport.forms("pallas_mosaic_gpu")["ot"].rows(jnp.ones((2, 100)), range(99, 100), tau, MODES["smooth"])
+    with pytest.raises(ValueError, match="150 anchors are more than the 128"):
+        transport.forms("pallas_interpret")["ot"].rank(jnp.ones((2, 150)), tau, MODES["smooth"])
+
+
+def test_supports():
+    from softjax_pallas.transport import supports
+
+    assert supports("rows", "ot", "c1", jnp.float32, (4, 1000, 33, 0), "pallas_mosaic_gpu") is None
+    assert "float16" in str(supports("rows", "ot", "c1", "float16", (4, 1000, 33, 0), "pallas_mosaic_tpu"))
+    assert "float64" in str(supports("rows", "ot", "c1", "float64", (4, 1000, 33, 0), "pallas_mosaic_gpu"))
+    assert "VMEM" in str(supports("rows", "ot", "smooth", jnp.float32, (1, 1_000_000, 33, 0), "pallas_mosaic_tpu"))
+    assert supports("apply", "ot", "smooth", jnp.float32, (1, 1_000_000, 33, 1), "pallas_mosaic_tpu") is None
+
+
+def test_vmap_folds_into_the_batch():
+    from softjax_pallas import transport
+
+    rows = transport.forms("pallas_interpret")["ot"].rows
+    y = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 2, 20)), jnp.float32)
+    tau = jnp.full(2, 0.1, jnp.float32)
+
+    def one(y):
+        return rows(y, range(18, 20), tau, MODES["smooth"])
+
+    together = jax.jit(jax.vmap(one))(y)
+    apart = jnp.stack([jax.jit(one)(row) for row in y])
+    np.testing.assert_allclose(together, apart, atol=1e-6)
