@@ -147,16 +147,20 @@ def apply(
         v = s[:, None]
     else:
         v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), -1, 1)
+    # Half precision ends at the sort: differences of keys and of payloads are taken in float32.
+    dtype, s, v = v.dtype, s.astype(jnp.float32), v.astype(jnp.float32)
     # Averages of offsets from the row's middle keep the digits of a payload far from zero.
     middle = lax.stop_gradient(v[:, :, v.shape[2] // 2][:, :, None])
     y = averages(implementation, s, tau, v - middle) + middle
-    return pick(jnp.moveaxis(y, 1, -1), ranks)
+    return pick(jnp.moveaxis(y.astype(dtype), 1, -1), ranks)
 
 
 def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     del mode
     s, permutation = sort_with_permutation(x)
+    s = s.astype(jnp.float32)
     # Mosaic GPU's search for layouts does not come to an end where numbers are made in the kernel.
     v = _numbers(s) if implementation in MOSAIC_GPU else None
-    return unsort(averages(implementation, s, tau, v)[:, 0] + float(x.shape[1] // 2), permutation)
+    y = averages(implementation, s, tau, v)[:, 0] + float(x.shape[1] // 2)
+    return unsort(y, permutation).astype(x.dtype)

@@ -152,4 +152,4 @@ def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
     n = s.shape[1]
     numbers = lax.broadcasted_iota(jnp.float32, (s.shape[0], 1, n), 2) - float(n // 2)
     y = averages(_spec(implementation, mode), True, s, s, tau, numbers)[:, 0]
-    return unsort(y + float(n // 2), permutation)
+    return unsort(y + float(n // 2), permutation).astype(x.dtype)

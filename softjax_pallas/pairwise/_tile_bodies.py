@@ -148,7 +148,8 @@ def _cotangent(k: Kernel, given):
     """g by tile: a matrix; w (d, rows) times v (d, columns); or, for a rank, ((r - j) - m_j) h_j from (m, h)."""
     p = k.p
     if len(given) == 2:
-        return lambda t: _product(k, *given, t)
+        w_ref, v_ref = given
+        return lambda t: _product(k, w_ref, v_ref, t)
     (ref,) = given
     if isinstance(ref, Offsets):
         tile = lambda t: t if k.by_rows else None
