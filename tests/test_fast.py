@@ -107,7 +107,6 @@ def _temporary_bytes(operator, n):
         ("softsort", "sort", "smooth"),
         ("softsort", "sort", "c2"),
         ("softsort", "rank", "smooth"),
-        ("softsort", "rank", "c0"),
         ("neuralsort", "sort", "smooth"),
         ("ot", "sort", "smooth"),
     ],

@@ -1,6 +1,7 @@
 """Sparse SoftSort over windows: both ways to sum against the dense definition in float64, and its limits."""
 
 import functools
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,25 @@ from softjax._orders._window import passes, walk
 from softjax._orders._window.walk import Term, Window
 
 MODES = ("c0", "c1", "c2")
+# Compiling takes most of the time here, and LLVM's optimisation most of the compiling.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-@pytest.fixture(params=["walked", "tables"])
+@pytest.fixture
 def way(request, monkeypatch):
-    """Each way to sum on the same inputs; 20 elements on a side are soon too many to be walked."""
+    """One way to sum, whatever the inputs: 20 elements on a side are soon too many to be walked."""
     monkeypatch.setattr(passes, "LIMITS", passes.Limits({"walked": 10**9, "tables": 20}[request.param]))
     jax.clear_caches()
     yield request.param
     jax.clear_caches()
+
+
+# Compiling the tables takes seconds, so not every test has every mode.
+BOTH_WAYS = pytest.mark.parametrize(
+    ("way", "mode"),
+    [("walked", "c0"), ("walked", "c1"), ("walked", "c2"), ("tables", "c0"), ("tables", "c2")],
+    indirect=["way"],
+)
 
 
 def _keys(n):
@@ -56,10 +67,10 @@ def _gradients(form, name, n):
         y = form.apply(x, range(n), payload, tau, _mode(name))
         return jnp.sum(weights * y), y
 
-    return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))
+    return compiled(jax.grad(loss, (0, 1, 2), has_aux=True))
 
 
-@pytest.mark.parametrize("mode", MODES)
+@BOTH_WAYS
 def test_values_and_gradients_agree_with_the_definition(mode, way):
     """Two payloads, for softness 1e-6 to 1e3 by row, and gradients by x, payload and tau; float64."""
     n, degree = 150, int(mode[1]) + 1
@@ -89,27 +100,25 @@ def test_the_ways_differ_only_in_rounding():
         g, kappa, h = (jnp.asarray(rng.normal(size=s.shape)) for _ in range(3))
         for by_column in (False, True):
             arguments = terms, Window(s, reach, by_column), g, (kappa, h)
-            walked = jax.jit(functools.partial(walk.sums, *arguments))()
-            read = jax.jit(functools.partial(passes._sums_by_tables, *arguments))()
+            walked = compiled(functools.partial(walk.sums, *arguments))()
+            read = compiled(functools.partial(passes._sums_by_tables, *arguments))()
             for a, b in zip(walked, read, strict=True):
                 np.testing.assert_allclose(b, a, rtol=0, atol=tolerance("float64", 700) * np.max(np.abs(a)))
         assert bool(passes.wide(s, jnp.full_like(s, 10.0))) and not bool(passes.wide(s, jnp.full_like(s, 1e-6)))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("n", [1, 2, 3, 17])
+@pytest.mark.parametrize(("n", "mode"), [(1, "c1"), (2, "c0"), (2, "c2"), (3, "c1"), (17, "c0"), (17, "c2")])
 def test_ranks_of_few_elements(n, mode):
     """The smallest shapes, in float32."""
     x = jnp.asarray(np.random.default_rng(3).normal(size=(4, n)), jnp.float32).at[3].set(1.0)
     tau = jnp.asarray([0.1, 1.0, 1e-6, 10.0], jnp.float32)
-    want, have = (jax.jit(lambda x, f=f: f.rank(x, tau, _mode(mode)))(x) for f in (softsort.DENSE, softsort_window))
+    want, have = (compiled(lambda x, f=f: f.rank(x, tau, _mode(mode)))(x) for f in (softsort.DENSE, softsort_window))
     np.testing.assert_allclose(have, want, rtol=0, atol=tolerance("float32", n) * (1 + n))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_float32_of_many_elements(mode):
+def test_float32_of_many_elements():
     """Values and gradient at n = 10,000 in float32 against chosen rows of the dense form in float64."""
-    n, rows = 10_000, np.asarray([0, 1, 57, 2_500, 5_001, 7_700, 9_998, 9_999])
+    mode, n, rows = "c2", 10_000, np.asarray([0, 1, 57, 2_500, 5_001, 7_700, 9_998, 9_999])
     x = np.random.default_rng(4).normal(size=n).astype(np.float32)
 
     def soft(x, implementation):
@@ -120,25 +129,20 @@ def test_float32_of_many_elements(mode):
         return jnp.sum(jnp.arange(1.0, 9.0) * dense[0, :, 0]), dense[0, :, 0]
 
     with x64():
-        want_grad, want = jax.jit(jax.grad(chosen, has_aux=True))(jnp.asarray(x, jnp.float64))
+        want_grad, want = compiled(jax.grad(chosen, has_aux=True))(jnp.asarray(x, jnp.float64))
 
     def fast(x):
         y = soft(x, "xla")[rows]
         return jnp.sum(jnp.arange(1.0, 9.0, dtype=y.dtype) * y), y
 
-    have_grad, have = jax.jit(jax.grad(fast, has_aux=True))(jnp.asarray(x))
+    have_grad, have = compiled(jax.grad(fast, has_aux=True))(jnp.asarray(x))
     np.testing.assert_allclose(have, want, rtol=0, atol=tolerance("float32", 1, np.max(np.abs(x))))
-    # At the edge of a window a rounded x_ij moves the jump of x^(m-1) by one element when m = 1.
-    edge = 0.02 if mode == "c0" else 0.0
-    np.testing.assert_allclose(
-        have_grad, want_grad, rtol=0, atol=(tolerance("float32", n) + edge) * np.max(np.abs(want_grad))
-    )
+    np.testing.assert_allclose(have_grad, want_grad, rtol=0, atol=tolerance("float32", n) * np.max(np.abs(want_grad)))
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_second_derivatives(mode, way):
-    """Forward over reverse, by x and tau, agrees with the dense form's."""
-    n = 60
+def test_second_derivatives():
+    """Forward over reverse, by x and tau, agrees with the dense form's; c1's go down to the power 0."""
+    n, mode = 60, "c1"
     with x64():
         x = jnp.asarray(np.random.default_rng(5).normal(size=(1, n)))
         direction = jnp.cos(jnp.arange(n, dtype=x.dtype))[None], jnp.asarray([0.7])
@@ -148,7 +152,7 @@ def test_second_derivatives(mode, way):
                 y = form.apply(x, range(n), None, tau, _mode(mode))
                 return jnp.sum(jnp.sin(3 * y))
 
-            run = jax.jit(lambda x, tau: jax.jvp(jax.grad(loss, (0, 1)), (x, tau), direction)[1])
+            run = compiled(lambda x, tau: jax.jvp(jax.grad(loss, (0, 1)), (x, tau), direction)[1])
             return run(x, jnp.asarray([0.9]))
 
         for want, have in zip(curvature(softsort.DENSE), curvature(softsort_window), strict=True):
@@ -157,36 +161,41 @@ def test_second_derivatives(mode, way):
             np.testing.assert_allclose(have, want, rtol=0, atol=tolerance("float64", n) * scale)
 
 
+@pytest.mark.parametrize("way", ["tables"], indirect=True)
 def test_rows_are_independent(way):
     """vmap gives the batch's rows; NaN in keys or tau spoils its own row alone, and every loop ends."""
     x = jnp.asarray(_keys(100), jnp.float32)
     tau = jnp.asarray([0.1, 0.2, 0.3, 1e-6, 50.0], jnp.float32)
     apply = lambda x, tau: softsort_window.apply(x, range(100), None, tau, _mode("c1"))[..., 0]
-    batch = jax.jit(apply)(x, tau)
-    mapped = jax.jit(jax.vmap(lambda x, t: apply(x[None], t[None])[0]))(x, tau)
-    spoiled = jax.jit(apply)(x.at[0, 5].set(jnp.nan), tau.at[2].set(jnp.nan))
+    batch = compiled(apply)(x, tau)
+    mapped = compiled(jax.vmap(lambda x, t: apply(x[None], t[None])[0]))(x, tau)
+    spoiled = compiled(apply)(x.at[0, 5].set(jnp.nan), tau.at[2].set(jnp.nan))
     good = np.asarray([1, 3, 4])
     np.testing.assert_allclose(mapped, batch, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(np.isnan(spoiled), np.isin(np.arange(5), good, invert=True)[:, None] & (x == x))
     np.testing.assert_allclose(spoiled[good], batch[good], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("way", "mode"), [("walked", "c0"), ("walked", "c2"), ("tables", "c2")], indirect=["way"])
 def test_gradients_are_finite(mode, way):
     """For softness 1e-6 and up, ties and huge ranges included."""
     x = jnp.asarray(_keys(150), jnp.float32)
-    run = jax.jit(jax.grad(lambda x, t: jnp.sum(jnp.sin(sj.sort(x, mode=mode, softness=t))), (0, 1)))
+    run = compiled(jax.grad(lambda x, t: jnp.sum(jnp.sin(sj.sort(x, mode=mode, softness=t))), (0, 1)))
     for softness in (1e-6, 1e-3, 0.1, 10.0, 1e3):
         assert all(np.all(np.isfinite(g)) for g in run(x, jnp.float32(softness)))
 
 
 def test_wide_windows_take_no_quadratic_work():
-    """n = 200,000 in windows that hold everything: 4e10 pairs would take minutes."""
-    n = 200_000
-    x = jnp.asarray(np.random.default_rng(6).normal(size=n), jnp.float32)
-    y = jax.jit(lambda x: sj.sort(x, mode="c0", softness=1e4))(x)
-    mean = np.mean(np.asarray(x, np.float64))
-    np.testing.assert_allclose(y, mean, atol=1e-2)
+    """n = 100,000 in windows that hold everything: 1e10 pairs would take a minute."""
+    n, softness = 100_000, 1e8
+    x = np.random.default_rng(6).normal(size=n).astype(np.float32)
+    sort = compiled(lambda x: sj.sort(x, mode="c0", softness=softness)).lower(jnp.asarray(x)).compile()
+    start = time.perf_counter()
+    y = jax.block_until_ready(sort(jnp.asarray(x)))
+    assert time.perf_counter() - start < 20
+    # R >= softness / n, so that weights within a row, and means, differ by at most ptp / R.
+    bound = np.ptp(x) ** 2 * n / softness + tolerance("float32", n)
+    np.testing.assert_allclose(y, np.mean(x, dtype=np.float64), rtol=0, atol=bound)
 
 
 def test_bfloat16():

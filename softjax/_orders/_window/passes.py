@@ -43,7 +43,7 @@ def wide(s: Array, reach: Array) -> Array | None:
 
 def _in_blocks(z: Point, g: Array, kappa: Array | None, orders: int) -> Moments:
     """Moments from the start of every element's block to the element, about the element."""
-    grid = walk.grid_of(z.key)
+    grid = walk.grid_of(z.key, walk.IN_BLOCKS)
     step = jnp.diff(z.key, axis=-1)
     gap = walk.barred(grid, step if z.reach is None else step + jnp.diff(z.reach, axis=-1), BLOCK)
     relative = () if kappa is None or z.h is None else (kappa, z.h)

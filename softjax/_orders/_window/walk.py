@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from .._band.walk import BARRIER, TILING, Grid, over_tiles
+from .._band.walk import BARRIER, TILING, Grid, Tiling, over_tiles
 
 RIGHT, LEFT = 1, -1
 
@@ -91,15 +91,19 @@ def walk(grid: Grid, tile: Array, gap: Array, own: Sequence, near: Sequence, vis
     return lax.while_loop(lambda state: state[-1], body, state)[2]
 
 
-def grid_of(s: Array) -> Grid:
-    return Grid(s.shape[0], s.shape[1], TILING)
+# Walks inside blocks are short: little is gained by unrolling them, and compiling them takes long.
+IN_BLOCKS = Tiling(TILING.rows, unroll=4)
+
+
+def grid_of(s: Array, tiling: Tiling = TILING) -> Grid:
+    return Grid(s.shape[0], s.shape[1], tiling)
 
 
 def sums(
     terms: tuple[Term, ...], window: Window, g: Array, relative: tuple[Array, Array] | None, block: int | None = None
 ) -> list[Array]:
     """The terms, (b, n) each, for g (b, n) and relative = (kappa, h); not beyond the own block if there are blocks."""
-    grid = grid_of(window.s)
+    grid = grid_of(window.s, TILING if block is None else IN_BLOCKS)
     near = [grid.flat(a) for a in (window.reach, g, *(relative or ()))]
 
     def visit(side, distance, near, own):
@@ -117,7 +121,7 @@ def sums(
 
 def powers_of_rows(m: int, window: Window, block: int | None = None) -> list[Array]:
     """sum_j x_ij^m and sum_j x_ij^(m-1)."""
-    grid = grid_of(window.s)
+    grid = grid_of(window.s, TILING if block is None else IN_BLOCKS)
     gap, reach = barred(grid, jnp.diff(window.s, axis=-1), block), grid.flat(window.reach)
     return over_tiles(grid, lambda i, cut: norms(m, grid, i, gap, cut(reach)))
 
