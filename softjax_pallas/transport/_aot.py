@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ._kernels import kernels
-from ._limits import DTYPES, MAX_ANCHORS
+from ._limits import DTYPES, MAX_ANCHORS, max_payload
 from ._spec import Operands, Spec
 
 _BATCH = 64
@@ -24,6 +24,8 @@ SHAPES = (
     (1000, 16, 15, 0, 2),
     (1024, 33, 32, 0, None),
     (1000, 33, 32, 1, 3),
+    (1000, 47, 46, 8, 3),
+    (1000, 47, 46, 1, 2),
     (1000, 63, 32, 1, 3),
     (1024, 63, 62, 0, None),
     (1024, 128, 127, 0, None),
@@ -34,7 +36,7 @@ SHAPES = (
 def kernels_for_aot(implementation: str) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
     """(name, function, arguments as jax.ShapeDtypeStruct), forward and backward, for each shape and dtype."""
     for n, k, wanted, payload, degree in SHAPES:
-        if k > MAX_ANCHORS[implementation]:
+        if k > MAX_ANCHORS[implementation] or payload > max_payload(implementation, k):
             continue
         spec = Spec(n, k, wanted, payload, degree, normalise=True)
         for dtype in DTYPES[implementation] if k in (2, 33) else ("float32",):

@@ -14,16 +14,13 @@ DTYPES: dict[str, tuple[str, ...]] = {
 }
 
 MAX_ANCHORS = {
-    "pallas_triton": 128,
-    "pallas_mosaic_gpu": 63,
-    "pallas_interpret_gpu": 63,
+    "pallas_triton": 64,
+    "pallas_mosaic_gpu": 47,
+    "pallas_interpret_gpu": 47,
     "pallas_mosaic_tpu": 128,
     "pallas_interpret": 128,
 }
 """The k x k system is eliminated in registers (VMEM on TPU): beyond this it spills."""
-
-MAX_PAYLOAD = 8
-"""So many columns are averaged without writing the plan."""
 
 FEW = 8
 """Up to so many anchors the Mosaic GPU program holds one array of keys for each."""
@@ -36,6 +33,12 @@ MAX_KEYS = {"pallas_triton": 1 << 16, "pallas_mosaic_gpu": 1 << 16, "pallas_inte
 
 VMEM = 48 << 20
 """Bytes of a row and its result in VMEM, twice for the pipeline; v5e, v5p and v6e have more."""
+
+
+def max_payload(implementation: str, k: int) -> int:
+    """So many columns are averaged without writing the plan; each holds a block's registers on Mosaic GPU."""
+    return 1 if implementation in MIN_KEYS and k > FEW else 8
+
 
 OPS = ("rows", "apply", "rank", "mask")
 
@@ -63,6 +66,8 @@ def supports(op: str, order: str, mode: str, dtype, shape: tuple[int, ...], impl
 def _too_large(n: int, k: int, payload: int, implementation: str) -> str | None:
     if k > MAX_ANCHORS[implementation]:
         return f"{k} anchors are more than the {MAX_ANCHORS[implementation]} that a kernel of {implementation} holds"
+    if payload > max_payload(implementation, k):
+        return f"{payload} columns of payload are more than the {max_payload(implementation, k)} a kernel averages"
     least = MIN_KEYS.get(implementation, (1, 1))[k > FEW]
     if n < least:
         return f"{n} keys do not fill a tile of {least}, and loads of {implementation} have no masks"

@@ -1,4 +1,4 @@
-"""The Mosaic GPU program for 9 to 63 anchors: a warpgroup per row, 64 keys by K anchors in the WGMMA layout.
+"""The Mosaic GPU program for 9 to 47 anchors: a warpgroup per row, 64 keys by K anchors in the WGMMA layout.
 
 The Laplacian is accumulated by the tensor cores from two bfloat16 halves of the sensitivities. The k x k system has the
 anchors on both axes, its right-hand side in the last column, and is eliminated where it lies, in registers.

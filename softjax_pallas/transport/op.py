@@ -18,7 +18,7 @@ from softjax._orders import ot
 from softjax._orders._base import Forms, Keys, PerRow, Ranks
 
 from ._kernels import Kernels, kernels
-from ._limits import MAX_PAYLOAD, supports
+from ._limits import max_payload, supports
 from ._spec import Operands, Spec
 
 
@@ -122,9 +122,10 @@ def _rows(run: Kernels, x, ranks, tau, mode):
 
 def _apply(run: Kernels, x, ranks, payload, tau, mode):
     payload = x[:, :, None] if payload is None else payload
-    if x.shape[0] == 0 or _bins(ranks, x.shape[1]) < 2:
+    k = _bins(ranks, x.shape[1])
+    if x.shape[0] == 0 or k < 2:
         return ot.DENSE.apply(x, ranks, payload, tau, mode)
-    if payload.shape[2] > MAX_PAYLOAD:
+    if payload.shape[2] > max_payload(run.name, k):
         return jnp.matmul(_rows(run, x, ranks, tau, mode), payload, precision=lax.Precision.HIGHEST)
     return plan_columns(run, x, ranks, payload, tau, mode)
 

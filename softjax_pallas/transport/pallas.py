@@ -49,7 +49,7 @@ TRITON = Backend(
     2,
     power=True,
     masked=True,
-    tiles=((4, 512, 4), (8, 128, 4), (16, 32, 4), (32, 32, 8), (128, 16, 8)),
+    tiles=((4, 512, 4), (8, 128, 4), (16, 32, 4), (32, 32, 8), (64, 16, 8)),
 )
 BACKENDS = {"pallas_triton": TRITON, "pallas_mosaic_tpu": TPU, "pallas_interpret": TPU}
 

@@ -84,3 +84,29 @@ def test_vmap_folds_into_the_batch():
     together = jax.jit(jax.vmap(one))(y)
     apart = jnp.stack([jax.jit(one)(row) for row in y])
     np.testing.assert_allclose(together, apart, atol=1e-6)
+
+
+@pytest.mark.parametrize(("k", "payload"), [(2, 0), (20, 0), (20, 1)])
+def test_masked_accesses_of_triton_through_the_interpreter(k, payload):
+    """Triton's form of the portable body against TPU's, which the parity tests compare with float64."""
+    from softjax_pallas.transport import pallas
+    from softjax_pallas.transport._spec import Operands, Spec
+
+    rng, n = np.random.default_rng(0), 45
+    spec = Spec(n=n, k=k, wanted=k - 1, payload=payload, degree=None, normalise=True)
+    masses = jnp.asarray([[1.0] * (k - 1) + [n - k + 1.0]] * 2, jnp.float32)
+    anchors = jnp.asarray([[*np.linspace(0, 1, k)[1:], 0.0]] * 2, jnp.float32)
+    y = jnp.asarray(rng.uniform(size=(2, n)), jnp.float32)
+    values = jnp.asarray(rng.normal(size=(2, payload, n)), jnp.float32) if payload else None
+    at = Operands(y, values, jnp.zeros((2, k), jnp.float32), masses, anchors, jnp.full(2, 0.3, jnp.float32))
+    g = jnp.asarray(rng.normal(size=(2, k - 1, payload or n)), jnp.float32)
+
+    def both(backend):
+        def run(at, g):
+            rows, psi, sums = pallas.forward(spec, backend, at, True)
+            return rows, pallas.backward(spec, backend, at._replace(psi=psi), sums, g, True)
+
+        return jax.tree.leaves(jax.jit(run)(at, g))
+
+    for mine, theirs in zip(both(pallas.TRITON), both(pallas.TPU), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4 * max(1.0, float(jnp.max(jnp.abs(theirs)))))
