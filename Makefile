@@ -15,11 +15,12 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test lint format check aot clean
+.PHONY: help demo test kernels lint format check aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
 	@echo "make test    run the test suite"
+	@echo "make kernels run every test of the Pallas kernels, the slow ones too"
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
@@ -33,6 +34,10 @@ demo:
 test:
 	@$(venv) test
 	@"$(VENV)/bin/python" -m pytest -n $(WORKERS) --maxprocesses 8 $(PYTEST_ARGS)
+
+kernels:
+	@$(venv) test
+	@"$(VENV)/bin/python" -m pytest -n $(WORKERS) --maxprocesses 8 -m "slow or not slow" tests/pallas $(PYTEST_ARGS)
 
 lint:
 	@$(venv) dev

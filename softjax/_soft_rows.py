@@ -99,6 +99,8 @@ class SoftRows:
 
     def apply_transposed(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
         """The transpose of rows of P times y: what reverse mode makes of `apply`, which is linear in its payload."""
+        if not self.forms.transposes:
+            raise NotImplementedError("The transpose of P has no kernel: use implementation='xla'.")
         start = jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype)
         return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](y)[0]
 

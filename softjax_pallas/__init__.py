@@ -4,6 +4,8 @@ They run where they are asked for by name: `softjax.sort(x, implementation="pall
 package imports no Pallas.
 """
 
+from dataclasses import replace
+
 from . import pairwise, transport
 
 _ORDERS = {"softsort": pairwise, "neuralsort": pairwise, "ot": transport}
@@ -18,4 +20,4 @@ def forms(order: str, implementation: str):
     **Returns:** `softjax._orders._base.Forms`; a form that has no kernel for a call raises when it is called.
     **Raises:** `NotImplementedError` where JAX is too old for kernels.
     """
-    return _ORDERS[order].forms(implementation)[order]
+    return replace(_ORDERS[order].forms(implementation)[order], transposes=False)

@@ -59,13 +59,15 @@ class Mask(Protocol):
 class Forms:
     """One implementation of a method. `rows` is None for a method that yields values only.
 
-    `mask` is a top-k mask of its own, in place of the sum of the last rows.
+    `mask` is a top-k mask of its own, in place of the sum of the last rows. `transposes` says that P.T can be made of
+    `apply`, which takes one derivative more.
     """
 
     rows: Rows | None
     apply: Apply
     rank: Rank
     mask: Mask | None = None
+    transposes: bool = True
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,14 @@ def plan_columns(
     return _checked_columns("apply" if d else "rows", spec, run, at)
 
 
-def mask(implementation: str, x: Keys, mass: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
-    """How much of every element is among the `mass` largest: the plan's column to the upper of two anchors.
+def mask(implementation: str, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+    """How much of every element is among the `k` largest: the plan's column to the upper of two anchors.
 
-    `mass` (batch,) is real, in (0, n), may be traced and has a gradient. Entries lie in [0, 1] and sum to it.
+    `k` (batch,) is real, in [0, n], may be traced and has a gradient. Entries lie in [0, 1] and sum to it.
     """
     run = kernels(implementation)
     batch, n = x.shape
+    mass = jnp.where((k > 0) & (k < n), k, jnp.full_like(k, n / 2))
     y, tau = x.astype(jnp.float32), tau.astype(jnp.float32)
     cut = jnp.clip(jnp.floor(n - mass).astype(jnp.int32), 1, max(n - 1, 1))[:, None]
     ends = jnp.concatenate([cut - 1, jnp.minimum(cut, n - 1)], axis=1)
@@ -104,7 +105,10 @@ def mask(implementation: str, x: Keys, mass: PerRow, tau: PerRow, mode: Mode) ->
         jnp.broadcast_to(jnp.asarray([1.0, 0.0], jnp.float32), (batch, 2)),
         tau,
     )
-    return _checked_columns("mask", Spec(n, 2, 1, 0, mode.degree, normalise=False), run, at)[:, 0]
+    found = _checked_columns("mask", Spec(n, 2, 1, 0, mode.degree, normalise=False), run, at)[:, 0]
+    # Nothing or everything needs no solver.
+    empty, full = (k <= 0)[:, None], (k >= n)[:, None]
+    return jnp.where(full, jnp.ones_like(found), jnp.where(empty, jnp.zeros_like(found), found))
 
 
 def _bins(ranks: Ranks, n: int) -> int:
@@ -143,4 +147,11 @@ def _rank(run: Kernels, x, tau, mode):
 def forms(implementation: str) -> dict[str, Forms]:
     """The forms of every method that this package implements by transport kernels, on keys (batch, n)."""
     run = kernels(implementation)
-    return {"ot": Forms(rows=partial(_rows, run), apply=partial(_apply, run), rank=partial(_rank, run))}
+    return {
+        "ot": Forms(
+            rows=partial(_rows, run),
+            apply=partial(_apply, run),
+            rank=partial(_rank, run),
+            mask=partial(mask, implementation),
+        )
+    }

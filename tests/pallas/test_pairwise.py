@@ -52,6 +52,7 @@ class TestPortable(suite.Pairwise):
             np.testing.assert_array_equal(run(), plain)
 
 
+@pytest.mark.slow
 class TestMosaicGPU(suite.Pairwise):
     """The body for compute capability >= 9.0, whose tiles have 64 rows."""
 

@@ -23,6 +23,7 @@ def races_found(function, *arguments) -> bool:
     return interpreter.races.races_found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
 @pytest.mark.parametrize(("order", "op"), [(o, f) for o in suite.ORDER_NAMES for f in ("rows", "apply", "rank")])
 def test_kernels_have_no_races(order, op, mode):

@@ -1,0 +1,56 @@
+"""Kernels asked for by name through the public operators."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import softjax as sj
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 20)), jnp.float32)
+CALLS = {
+    "sort": lambda x, **o: sj.sort(x, **o),
+    "argtop_k": lambda x, **o: sj.argtop_k(x, 3, **o),
+    "top_k_mask": lambda x, **o: sj.top_k_mask(x, jnp.asarray([2.5, 20.0]), **o),
+}
+
+
+COMBINATIONS = [(name, method) for name in CALLS for method in ("softsort", "neuralsort", "ot")]
+
+
+@pytest.mark.parametrize(("name", "method"), [c for c in COMBINATIONS if c[0] != "top_k_mask" or c[1] == "ot"])
+def test_the_named_kernel_agrees_with_xla(name, method):
+    """Values and gradients of the operators by the interpreted kernels."""
+
+    def both(implementation):
+        def loss(x):
+            y = CALLS[name](x, method=method, softness=0.2, implementation=implementation)
+            return jnp.sum(jnp.sin(3 * y)), y
+
+        return jax.jit(jax.grad(loss, has_aux=True))(X)
+
+    for have, want in zip(both("pallas_interpret"), both("xla"), strict=True):
+        np.testing.assert_allclose(have, want, rtol=1e-3, atol=1e-4 * np.max(np.abs(want)))
+
+
+def test_a_named_kernel_never_falls_back():
+    """float64 has no kernel, and the error says what can."""
+    with jax.enable_x64(True), pytest.raises((ValueError, NotImplementedError), match="float64"):
+        sj.sort(np.arange(4.0), implementation="pallas_interpret")
+    assert "asked for" in str(sj.explain(sj.sort, X, implementation="pallas_triton"))
+
+
+@pytest.mark.parametrize("method", ["softsort", "neuralsort"])
+def test_the_transpose_has_no_kernel(method):
+    """A mask that is a sum of rows applies P.T; the error names the remedy."""
+    with pytest.raises(NotImplementedError, match="implementation='xla'"):
+        sj.top_k_mask(X, 2, method=method, implementation="pallas_interpret")
+
+
+def test_importing_softjax_imports_no_kernels():
+    """The kernels' package is imported when one is named."""
+    code = "import sys, softjax; assert 'softjax_pallas' not in sys.modules; import softjax_pallas"
+    subprocess.run([sys.executable, "-c", code], check=True)
