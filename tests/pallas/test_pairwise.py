@@ -11,6 +11,7 @@ from softjax._modes import MODES
 from softjax_pallas import pairwise
 
 
+@pytest.mark.slow
 class TestPortable(suite.Pairwise):
     """The body that TPU and Triton run."""
 

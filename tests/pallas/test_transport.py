@@ -12,9 +12,12 @@ import pytest
 from softjax._modes import MODES
 from softjax._orders import ot
 
-pytestmark = pytest.mark.skipif(
-    tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11), reason="kernels need JAX >= 0.11"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11), reason="kernels need JAX >= 0.11"
+    ),
+]
 
 PORTABLE, MOSAIC = "pallas_interpret", "pallas_interpret_gpu"
 
@@ -102,7 +105,6 @@ def test_portable_against_float64(n, k, mode, softness, op):
 MOSAIC_CASES = [(129, 1, "smooth", "rows"), (128, 3, "c1", "apply"), (70, 17, "smooth", "rows"), (70, 9, "c2", "apply")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("n", "k", "mode", "op"), MOSAIC_CASES)
 def test_mosaic_gpu_against_float64(n, k, mode, op):
     compare(MOSAIC, keys(1, n), k, np.array([0.1]), mode, op, d=1)
