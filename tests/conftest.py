@@ -34,7 +34,7 @@ UNOPTIMISED = {
     "test_permutation",
 }
 if os.environ.get("SUITE") == "quick":
-    UNOPTIMISED |= {"test_values", "test_selection"}
+    UNOPTIMISED |= {"test_values", "test_selection", "test_window"}
 
 
 @pytest.fixture(autouse=True, scope="module")
