@@ -59,18 +59,6 @@ def _match(index_name: str, size: int, n: int, what: str) -> None:
         _check.wrong(f"{index_name}.shape[-1]", size, f"{n}, the size of {what}")
 
 
-def _permuted(values: Array, p: SoftPermutation, axis: int | None) -> Array:
-    """What `take_along_axis(values, p.todense())` is for `axis` last, without the matrices."""
-    if axis is None:
-        values, axis = values.reshape(-1), 0
-    axis = _check.axis("axis", axis, values.ndim)
-    if p.ndim != values.ndim + 1:
-        _check.wrong("indices.ndim", p.ndim, f"{values.ndim + 1}, arr's axes and the distribution")
-    _match("indices", p.shape[-1], values.shape[axis], "arr along `axis`")
-    columns = jnp.moveaxis(values, axis, -1)[..., None]
-    return jnp.moveaxis((p @ columns)[..., 0], -1, axis).astype(values.dtype)
-
-
 def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: int | None = -1) -> Array:
     """Soft `jnp.take_along_axis`.
 
@@ -84,24 +72,30 @@ def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: 
     **Source:** docs/operators.md.
     """
     if isinstance(indices, SoftPermutation):
-        return _permuted(_check.real("arr", arr), indices, axis)
-    if _is_hard(indices):
+        values, weights = _check.real("arr", arr), indices
+        dtype = values.dtype
+    elif _is_hard(indices):
         return jnp.take_along_axis(_check.real("arr", arr), jnp.asarray(indices), axis)
-    values, weights, dtype = _operands("arr", arr, "indices", indices)
+    else:
+        values, weights, dtype = _operands("arr", arr, "indices", indices)
     if axis is None:
         values, axis = values.reshape(-1), 0
     axis = _check.axis("axis", axis, values.ndim)
     if weights.ndim != values.ndim + 1:
         _check.wrong("indices.ndim", weights.ndim, f"{values.ndim + 1}, arr's axes and the distribution")
     _match("indices", weights.shape[-1], values.shape[axis], "arr along `axis`")
-    values, weights = jnp.moveaxis(values, axis, -1), jnp.moveaxis(weights, axis, -2)
+    values = jnp.moveaxis(values, axis, -1)
     try:
-        return jnp.moveaxis(_expectation(weights, values), -1, axis).astype(dtype)
+        if isinstance(weights, SoftPermutation):
+            selected = (weights @ values[..., None])[..., 0]
+        else:
+            selected = _expectation(jnp.moveaxis(weights, axis, -2), values)
     except ValueError as error:
         raise ValueError(
-            f"`indices.shape` (={jnp.shape(indices)}) must be broadcastable against `arr.shape` (={jnp.shape(arr)}) "
+            f"`indices.shape` (={weights.shape}) must be broadcastable against `arr.shape` (={jnp.shape(arr)}) "
             f"outside `axis` (={axis}) and the distribution."
         ) from error
+    return jnp.moveaxis(selected, -1, axis).astype(dtype)
 
 
 def _expectation(weights: Array, values: Array) -> Array:

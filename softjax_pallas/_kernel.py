@@ -52,6 +52,13 @@ def unsupported(implementation: str, dtype: Any) -> str | None:
     return None
 
 
+def cannot_run(implementation: str, op: str, order: str, reason: str) -> NotImplementedError:
+    """The error of a named kernel that does not serve a call: it never falls back, and says what can."""
+    return NotImplementedError(
+        f"implementation={implementation!r} cannot run {op} of method {order!r}: {reason}. implementation='xla' can."
+    )
+
+
 def ceil_div(a: Any, b: int) -> Any:
     """a / b rounded up."""
     return -(-a // b)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from softjax._modes import MODES, Mode
 from softjax._orders._base import Forms
 
-from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, unsupported
+from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, cannot_run, unsupported
 
 ORDERS = ("softsort", "neuralsort")
 OPS = ("rows", "apply", "rank")
@@ -96,10 +96,7 @@ def _run(order: str, op: str, implementation: str, x: jax.Array, *arguments: Any
     if 0 in shape:
         return jnp.zeros(result, x.dtype)
     if (reason := supports(op, order, mode, x.dtype, shape, implementation)) is not None:
-        raise NotImplementedError(
-            f"implementation={implementation!r} cannot run {op} of method {order!r}: {reason}. "
-            "implementation='xla' can."
-        )
+        raise cannot_run(implementation, op, order, reason)
     from . import _neuralsort, _softsort
 
     module = {"softsort": _softsort, "neuralsort": _neuralsort}[order]

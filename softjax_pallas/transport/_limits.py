@@ -1,9 +1,9 @@
 """Where a transport kernel can run: data, and the reason where it cannot. Importing this does not import Pallas."""
 
-import jax
 import jax.numpy as jnp
 
-OLDEST_JAX = (0, 11)
+from .._kernel import unsupported
+
 _HALVES = ("float32", "bfloat16", "float16")
 DTYPES: dict[str, tuple[str, ...]] = {
     "pallas_triton": _HALVES,
@@ -43,7 +43,7 @@ def max_payload(implementation: str, k: int) -> int:
 OPS = ("rows", "apply", "rank", "mask")
 
 
-def supports(op: str, order: str, mode: str, dtype, shape: tuple[int, ...], implementation: str) -> str | None:
+def supports(op: str, order: str, dtype, shape: tuple[int, ...], implementation: str) -> str | None:
     """Why `implementation` cannot run an operation, or None.
 
     `shape` is (batch, n, anchors, payload): the last is 0 where the rows of P are the result. For "rank" and "mask"
@@ -53,10 +53,8 @@ def supports(op: str, order: str, mode: str, dtype, shape: tuple[int, ...], impl
         return f"{implementation!r} is no kernel implementation"
     if op not in OPS or order != "ot":
         return f"there is no transport kernel for {op!r} of {order!r}"
-    if mode == "hard":
-        return "the hard mode has no kernel"
-    if tuple(int(part) for part in jax.__version__.split(".")[:2]) < OLDEST_JAX:
-        return f"kernels need JAX >= {'.'.join(map(str, OLDEST_JAX))}, this is {jax.__version__}"
+    if (reason := unsupported(implementation, dtype)) is not None:
+        return reason
     if jnp.dtype(dtype).name not in DTYPES[implementation]:
         return f"kernels of {implementation} take {', '.join(DTYPES[implementation])}, not {jnp.dtype(dtype).name}"
     _, n, k, payload = (*shape, *{"rank": (shape[1], 0), "mask": (2, 0)}.get(op, ()))[:4]

@@ -17,6 +17,7 @@ from softjax._modes import Mode
 from softjax._orders import ot
 from softjax._orders._base import Forms, Keys, PerRow, Ranks
 
+from .._kernel import cannot_run
 from ._kernels import Kernels, kernels
 from ._limits import max_payload, supports
 from ._spec import Operands, Spec
@@ -52,10 +53,9 @@ def _per_row(vector: Array, batch: int) -> Array:
 
 def _checked_columns(op: str, spec: Spec, run: Kernels, at: Operands) -> Array:
     """`columns`, or an error that says why this implementation has no kernel for it."""
-    mode = {None: "smooth", 1: "c0", 2: "c1", 3: "c2"}[spec.degree]
     shape = (*at.y.shape, spec.k, spec.payload)
-    if reason := supports(op, "ot", mode, at.y.dtype, shape, run.name):
-        raise ValueError(f"`implementation` (={run.name!r}) cannot run: {reason}.")
+    if reason := supports(op, "ot", at.y.dtype, shape, run.name):
+        raise cannot_run(run.name, op, "ot", reason)
     return columns(spec, run, at)
 
 

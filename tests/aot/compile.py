@@ -20,9 +20,9 @@ targets.prepare()
 import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # noqa: E402
 
-import softjax_pallas.pairwise  # noqa: E402
+import softjax_pallas  # noqa: E402
 
-PACKAGES = (softjax_pallas.pairwise,)
+PACKAGES = (softjax_pallas.pairwise, softjax_pallas.transport)
 """Each has `kernels_for_aot(implementation)`, which yields (name, function, shapes)."""
 
 

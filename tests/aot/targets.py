@@ -48,6 +48,6 @@ def compile_for(target_mesh, function, shapes):
     from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
 
     sharding = NamedSharding(target_mesh, PartitionSpec())
-    arguments = [jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding) for s in shapes]
+    arguments = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     with use_abstract_mesh(target_mesh.abstract_mesh):
         return jax.jit(function).lower(*arguments).compile()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,13 +33,14 @@ def test_the_named_kernel_agrees_with_xla(name, method):
 
         return jax.jit(jax.grad(loss, has_aux=True))(X)
 
+    allowed = cases.tolerance("float32", 20, cases.conditioning(X, 20, 0.2, method), method)
     for have, want in zip(both("pallas_interpret"), both("xla"), strict=True):
-        np.testing.assert_allclose(have, want, rtol=1e-3, atol=1e-4 * np.max(np.abs(want)))
+        np.testing.assert_allclose(have, want, rtol=0, atol=allowed * np.max(np.abs(want)))
 
 
 def test_a_named_kernel_never_falls_back():
     """float64 has no kernel, and the error says what can."""
-    with jax.enable_x64(True), pytest.raises((ValueError, NotImplementedError), match="float64"):
+    with jax.enable_x64(True), pytest.raises(NotImplementedError, match="float64.*implementation='xla' can"):
         sj.sort(np.arange(4.0), implementation="pallas_interpret")
     assert "asked for" in str(sj.explain(sj.sort, X, implementation="pallas_triton"))
 

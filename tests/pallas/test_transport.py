@@ -12,12 +12,7 @@ import pytest
 from softjax._modes import MODES
 from softjax._orders import ot
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        tuple(int(part) for part in jax.__version__.split(".")[:2]) < (0, 11), reason="kernels need JAX >= 0.11"
-    ),
-]
+pytestmark = pytest.mark.slow
 
 PORTABLE, MOSAIC = "pallas_interpret", "pallas_interpret_gpu"
 
