@@ -4,6 +4,7 @@ Settings of a target are process-wide (and a compiler's abort ends its process),
 """
 
 import os
+import shutil
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -26,6 +27,9 @@ def prepare() -> None:
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
     os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
+    # Triton's own assembler may be older than the PTX version that it is asked for.
+    if (assembler := shutil.which("ptxas")) is not None:
+        os.environ.setdefault("TRITON_PTXAS_PATH", assembler)
 
 
 def mesh(target: str):
