@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from softjax._modes import Mode
 from softjax._orders._base import Keys, PerRow, Ranks
 from softjax._orders._sorted import pick, sort_with_permutation, unsort
-from softjax._orders.softsort_scan import decayed_sums
+from softjax._orders._recurrence import decayed_sums
 
 from .._kernel import MOSAIC_GPU
 from . import _recurrence_bodies as bodies
@@ -86,7 +86,7 @@ def _scan(gains: Float[Array, "batch c m"], anchors: Float[Array, "batch m"], sc
     """A with A_0 = 0 and A_{i+1} = exp(-(anchor_{i+1} - anchor_i) / tau) A_i + gain_i."""
     decay = jnp.exp((anchors[:, :-1] - anchors[:, 1:]) * scale[:, 0])
     shift = lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(1, 0)])
-    return jnp.moveaxis(decayed_sums(shift(decay), shift(jnp.moveaxis(gains[..., :-1], 1, 0))), 0, 1)
+    return decayed_sums(shift(decay), shift(gains[..., :-1]))[0]
 
 
 def _numbers(s: Keys) -> Channels:
