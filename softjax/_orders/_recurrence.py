@@ -63,7 +63,8 @@ class _Recurrence(Operator):
     def _factor(self, decay: Array) -> Array:
         return (_predecessors(decay, True) if self.reverse else decay)[..., None, :]
 
-    def run(self, decay: Array, *u: Array) -> tuple[Array, ...]:
+    def run(self, *args: Array) -> tuple[Array, ...]:
+        decay, *u = args
         chunked, scanned = (partial(form, reverse=self.reverse) for form in (_chunked, _scanned))
         return lax.platform_dependent(self._factor(decay), *u, cpu=chunked, default=scanned)
 

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from softjax._modes import Mode
 from softjax._orders._base import Keys, PerRow, Ranks
-from softjax._orders._sorted import pick, sort_with_permutation, unsort
 from softjax._orders._recurrence import decayed_sums
+from softjax._orders._sorted import pick, sort_with_permutation, unsort
 
 from .._kernel import MOSAIC_GPU
 from . import _recurrence_bodies as bodies
