@@ -6,6 +6,7 @@ blends the two. NeuralSort has rows at half-integers too, so its median is one r
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -45,7 +46,7 @@ def _blend(soft: SoftRows, q: Array, rule: Callable, rows_at: Callable[[Array], 
     lower, upper, weight = _neighbours(q, soft.n, rule, soft.order.rank_step, dtype)
     both = jnp.stack([lower, upper], axis=1).reshape(-1)
     if soft.order.joint:  # rows wanted together would influence each other: one problem each
-        found = jnp.concatenate([rows_at(both[i : i + 1]) for i in range(both.shape[0])], axis=1)
+        found = jnp.moveaxis(jax.vmap(rows_at)(both[:, None])[:, :, 0], 0, 1)
     else:
         found = rows_at(both)
     below, above = found[:, 0::2], found[:, 1::2]

@@ -81,6 +81,15 @@ class SoftRows:
         payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
         return self.with_infinities(self.apply(ranks, payload, gated_grad)[:, :, 0])
 
+    def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "batch r"], SoftIndex]:
+        """`values` and `rows`; of one soft permutation where the values are made of rows anyway."""
+        if not self.forms.writes(self.n, ranks):
+            return self.values(ranks, gated_grad), self.rows(ranks)
+        rows = self.wide_rows(ranks)
+        weights = rows if gated_grad else lax.stop_gradient(rows)
+        soft = jnp.matmul(weights, self.finite[:, :, None], precision=lax.Precision.HIGHEST)[:, :, 0]
+        return self.with_infinities(soft).astype(self.dtype), rows.astype(self.dtype)
+
     def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
         """P times `finite`, with infinity where it can only stem from one."""
         infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
@@ -98,7 +107,9 @@ class SoftRows:
         return _call(self.forms.apply, self.mode, ranks, keys, payload, tau)
 
     def apply_transposed(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
-        """The transpose of rows of P times y: what reverse mode makes of `apply`, which is linear in its payload."""
+        """The transpose of rows of P times y: a form of its own, or what reverse mode makes of `apply`."""
+        if self.mode is not None and self.forms.transposed is not None:
+            return _call(self.forms.transposed, self.mode, ranks, self.keys, y, self.tau)
         if not self.forms.transposes:
             raise NotImplementedError("The transpose of P has no kernel: use implementation='xla'.")
         start = jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype)

@@ -302,8 +302,8 @@ def top_k(
     if soft.mode is None:
         return _hard_top_k(x, layout, k)
     ranks = _top_ranks(soft.n, k)
-    values = soft.values(ranks, gated_grad)[:, ::-1]
-    return layout.along(values), layout.along_index(soft.rows(ranks)[:, ::-1])
+    values, rows = soft.values_and_rows(ranks, gated_grad)
+    return layout.along(values[:, ::-1]), layout.along_index(rows[:, ::-1])
 
 
 def ranking(

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ._modes import Mode
-from ._transport import Keys, Potentials, Problem, SolverInfo, logits, newton, no_tangent, rounding, sinkhorn_rounds
+from ._transport import Potentials, Problem, SolverInfo, logits, newton, no_tangent, rounding, sinkhorn_rounds
 
 _BLOCK = 1 << 16
 """About this many entries of the plan exist at a time, for each row of the batch (at least 8 rows' worth)."""
@@ -61,17 +61,17 @@ def collect(mode: Mode, psi: Potentials, problem: Problem, payload: Float[Array,
     return lax.scan(add, empty, _blocks(problem, payload))[0]
 
 
-def distribute(mode: Mode, psi: Potentials, problem: Problem, values: Float[Array, " k"]) -> Keys:
-    """plan @ values, one number for each key."""
+def distribute(mode: Mode, psi: Potentials, problem: Problem, values: Float[Array, "batch k d"]):
+    """plan @ values: (batch, n, d)."""
 
     @jax.checkpoint
     def evaluate(_, part):
         p = _plan_block(mode, psi, problem, *part)
-        return None, jnp.matmul(values, p, precision=lax.Precision.HIGHEST)
+        return None, jnp.matmul(jnp.swapaxes(p, 1, 2), values, precision=lax.Precision.HIGHEST)
 
-    parts = lax.scan(evaluate, None, _blocks(problem))[1]
+    parts = jnp.moveaxis(lax.scan(evaluate, None, _blocks(problem))[1], 0, 1)
     batch, n = problem.y.shape
-    return jnp.moveaxis(parts, 0, 1).reshape(batch, -1)[:, :n]
+    return parts.reshape(batch, -1, values.shape[-1])[:, :n]
 
 
 def _conjugate_gradients(

@@ -55,19 +55,31 @@ class Mask(Protocol):
     def __call__(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]: ...
 
 
+class Transposed(Protocol):
+    """transposed(x, ranks, y, tau, mode) -> (batch, n, d): the transpose of rows of P times y (batch, r, d)."""
+
+    def __call__(
+        self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+    ) -> Float[Array, "batch n d"]: ...
+
+
 @dataclass(frozen=True)
 class Forms:
     """One implementation of a method. `rows` is None for a method that yields values only.
 
-    `mask` is a top-k mask of its own, in place of the sum of the last rows. `transposes` says that P.T can be made of
-    `apply`, which takes one derivative more.
+    `mask` is a top-k mask of its own, in place of the sum of the last rows, `transposed` a P.T of its own, in place of
+    `apply`'s derivative. `transposes` says that P.T exists: a kernel's `apply` has no derivative to spare.
+    `writes(n, ranks)` says that `apply` writes these rows out to multiply them, so that a caller who wants both
+    computes them once.
     """
 
     rows: Rows | None
     apply: Apply
     rank: Rank
     mask: Mask | None = None
+    transposed: Transposed | None = None
     transposes: bool = True
+    writes: Callable[[int, Ranks], bool] = lambda n, ranks: False
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,11 @@ class Order:
     def forms(self, implementation: str) -> Forms:
         """The implementation of that name."""
         return {"dense": self.dense, "xla": self.xla}[implementation]
+
+
+def always(n: int, ranks: Ranks) -> bool:
+    """`writes` of a dense form."""
+    return True
 
 
 def as_array(ranks: Ranks, dtype) -> jax.Array:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from .._modes import Mode
 from ._band.ties import tie_terms
-from ._base import Forms, Keys, PerRow, Ranks, applied, as_array
+from ._base import Forms, Keys, PerRow, Ranks, always, applied, as_array
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -61,4 +61,4 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     return weighted / jnp.sum(p, axis=1)
 
 
-DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always)

@@ -19,11 +19,17 @@ _FEW = 16
 """Up to this many rows are written out, O(n) each."""
 
 
+def writes(n: int, ranks: Ranks) -> bool:
+    """Are these few?"""
+    del n
+    return len(ranks) <= _FEW
+
+
 def apply(
     x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload; all n rows are walked where more than a few are wanted."""
-    if len(ranks) <= _FEW:
+    if writes(x.shape[-1], ranks):
         return neuralsort.DENSE.apply(x, ranks, payload, tau, mode)
     s, permutation = sort_with_permutation(x)
     v = s[:, :, None] if payload is None else jnp.take_along_axis(payload, permutation[:, :, None], axis=1)
@@ -44,4 +50,4 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     return unsort(positions + offset + spoil, permutation)
 
 
-FAST = Forms(rows=neuralsort.rows, apply=apply, rank=rank)
+FAST = Forms(rows=neuralsort.rows, apply=apply, rank=rank, writes=writes)

@@ -8,6 +8,7 @@ gap between wanted ranks, a filler with the mass of the ranks skipped. The plan'
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -16,7 +17,7 @@ from .. import _transport_stream as stream
 from .._modes import Mode
 from .._transport import Problem, SolverInfo, plan, potentials
 from .._transport_pair import pair_mask
-from ._base import Forms, Keys, PerRow, Ranks, applied
+from ._base import Forms, Keys, PerRow, Ranks, always, applied
 
 
 class Targets(NamedTuple):
@@ -69,23 +70,41 @@ def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
     return pair_mask(mode, x, k, tau)[0]
 
 
-DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, mask=mask)
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always, mask=mask)
 
 _FEW = 128
 """Up to this many anchors the plan of n x anchors entries is kept, and its Laplacian inverted directly."""
+
+
+def writes(n: int, ranks: Ranks) -> bool:
+    """Do these ranks and the fillers between them make few anchors?"""
+    return jax.eval_shape(lambda: targets(ranks, n, jnp.float32).masses).shape[0] <= _FEW
 
 
 def streamed_apply(
     x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, in O(n) memory however many ranks are wanted."""
-    problem, bins = _problem(x, ranks, tau)
-    if problem.anchors.shape[0] <= _FEW:
+    if writes(x.shape[-1], ranks):
         return DENSE.apply(x, ranks, payload, tau, mode)
+    problem, bins = _problem(x, ranks, tau)
     psi, _ = stream.potentials(mode, problem)
     payload = x[:, :, None] if payload is None else payload
     sums = stream.collect(mode, psi, problem, jnp.concatenate([payload, jnp.ones_like(payload[:, :, :1])], axis=2))
     return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins]
+
+
+def streamed_transposed(
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y, in O(n) memory."""
+    if writes(x.shape[-1], ranks):
+        return jnp.matmul(jnp.swapaxes(rows(x, ranks, tau, mode), 1, 2), y, precision="highest")
+    problem, bins = _problem(x, ranks, tau)
+    psi, _ = stream.potentials(mode, problem)
+    received = stream.column_sums(mode, psi, problem)[:, bins, None]
+    values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
+    return stream.distribute(mode, psi, problem, values)
 
 
 def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
@@ -94,7 +113,8 @@ def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
         return rank(x, tau, mode)
     problem, _ = _problem(x, range(x.shape[-1]), tau)
     psi, _ = stream.potentials(mode, problem)
-    return stream.distribute(mode, psi, problem, jnp.arange(x.shape[-1], dtype=x.dtype))
+    positions = jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=x.dtype), x.shape)
+    return stream.distribute(mode, psi, problem, positions[:, :, None])[:, :, 0]
 
 
 def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
@@ -106,4 +126,4 @@ def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
     return (potentials if few else stream.potentials)(mode, problem)[1]
 
 
-FAST = Forms(rows=rows, apply=streamed_apply, rank=streamed_rank, mask=mask)
+FAST = Forms(rows, streamed_apply, streamed_rank, mask=mask, transposed=streamed_transposed, writes=writes)

@@ -5,7 +5,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._modes import Mode
-from ._base import Forms, Keys, PerRow, Ranks, applied
+from ._base import Forms, Keys, PerRow, Ranks, always, applied
 from ._sorted import pick
 
 
@@ -40,4 +40,4 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     return jnp.matmul(weights, positions, precision=lax.Precision.HIGHEST)
 
 
-DENSE = Forms(rows=rows, apply=applied(rows), rank=rank)
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always)

@@ -10,11 +10,17 @@ _FEW = 16
 """Up to this many rows are cheaper one by one, O(n) each, than all of them at once."""
 
 
+def writes(n: int, ranks: Ranks) -> bool:
+    """Are these few?"""
+    del n
+    return len(ranks) <= _FEW
+
+
 def apply(
     x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload."""
-    if len(ranks) <= _FEW:
+    if writes(x.shape[-1], ranks):
         return softsort.DENSE.apply(x, ranks, payload, tau, mode)
     return (softsort_scan if mode.degree is None else softsort_window).apply(x, ranks, payload, tau, mode)
 
@@ -24,4 +30,4 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     return (softsort_scan if mode.degree is None else softsort_window).rank(x, tau, mode)
 
 
-FAST = Forms(rows=softsort.rows, apply=apply, rank=rank)
+FAST = Forms(rows=softsort.rows, apply=apply, rank=rank, writes=writes)

@@ -1,0 +1,94 @@
+"""O(n) memory: in the compiled program, and in everything that a gradient's program names."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from cases import SOFT_MODES
+
+import softjax as sj
+
+# The operators whose time and memory are promised, with what each does at n elements.
+PROMISED = {
+    **{f"softsort-sort-{mode}": lambda x, mode=mode: sj.sort(x, mode=mode) for mode in SOFT_MODES},
+    "softsort-rank": lambda x: sj.rank(x),
+    "softsort-top_k": lambda x: sj.top_k(x, x.size // 10)[0],
+    "softsort-quantile": lambda x: sj.quantile(x, 0.9, method="softsort"),
+    "neuralsort-sort": lambda x: sj.sort(x, method="neuralsort"),
+    "ot-top_k": lambda x: sj.top_k(x, 32, method="ot")[0],
+    "ot-sort": lambda x: sj.sort(x, method="ot"),
+}
+
+
+def _slope(operator):
+    return jax.grad(lambda x: jnp.sum(jnp.sin(operator(x))))
+
+
+def _temporary_bytes(operator, n):
+    x = jax.ShapeDtypeStruct((n,), jnp.float32)
+    return jax.jit(_slope(operator)).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_compiled_memory_grows_linearly(name):
+    """Temporary memory of the gradient: four times the elements take about four times the bytes."""
+    small, large = (_temporary_bytes(PROMISED[name], n) for n in (8_192, 32_768))
+    assert large <= 4.4 * small
+
+
+def test_the_dense_form_is_quadratic():
+    """The check above can fail."""
+    dense = lambda x: sj.sort(x, implementation="dense")
+    small, large = (_temporary_bytes(dense, n) for n in (512, 2_048))
+    assert large > 9 * small
+
+
+def largest(jaxpr):
+    """The number of elements of the largest array in a jaxpr and the jaxprs inside it."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [math.prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape")]
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                sizes.append(largest(inner))
+            elif hasattr(value, "evaluate"):  # an operator of ours: what it runs is in none of its parameters
+                avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+                sizes.append(largest(jax.make_jaxpr(value.evaluate)(*avals).jaxpr))
+    return max(sizes)
+
+
+K = 7
+EVERY = {
+    "sort": lambda x, **how: sj.sort(x, **how),
+    "payload": lambda x, **how: sj.sort((x, jnp.cos(x)), **how)[1],
+    "ranking": lambda x, **how: sj.ranking(x, **how),
+    "top_k": lambda x, **how: sj.top_k(x, K, **how)[0],
+    "argtop_k": lambda x, **how: sj.argtop_k(x, K, **how),
+    "max": lambda x, **how: sj.max(x, **how),
+    "argmax": lambda x, **how: sj.argmax(x, **how),
+    "quantile": lambda x, **how: sj.quantile(x, 0.3, **how),
+    "argmedian": lambda x, **how: sj.argmedian(x, **how),
+    "top_k_mask": lambda x, **how: sj.top_k_mask(x, 99.5, **how),
+    "product": lambda x, **how: sj.soft_permutation(x, **how) @ x,
+    "transposed": lambda x, **how: sj.soft_permutation(x, **how).T @ x,
+}
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+@pytest.mark.parametrize("method", ["softsort", "neuralsort", "ot"])
+@pytest.mark.parametrize("name", EVERY)
+def test_no_array_outgrows_its_row(name, method, mode):
+    """No array in value and gradient holds more than a fixed multiple of n elements, at n = 32,768."""
+    n = 32_768
+    x = jax.ShapeDtypeStruct((n,), jnp.float32)
+    loss = lambda x: jnp.sum(jnp.sin(EVERY[name](x, method=method, mode=mode)))
+    program = jax.make_jaxpr(jax.value_and_grad(loss))(x)
+    assert largest(program.jaxpr) <= 2 * K * n
+
+
+def test_a_dense_array_is_seen():
+    """The check above can fail."""
+    program = jax.make_jaxpr(lambda x: sj.sort(x, implementation="dense"))(jnp.zeros(100))
+    assert largest(program.jaxpr) >= 100 * 100
