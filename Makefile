@@ -15,12 +15,14 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels lint format check aot clean
+.PHONY: help demo test kernels bench peers lint format check aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
 	@echo "make test    run the test suite"
 	@echo "make kernels run every test of the Pallas kernels, the slow ones too"
+	@echo "make bench   what softness costs, as multiples of jnp.sort"
+	@echo "make peers   the released softjax against this package, each in its own environment"
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
@@ -38,6 +40,16 @@ test:
 kernels:
 	@$(venv) test
 	@"$(VENV)/bin/python" -m pytest -n $(WORKERS) --maxprocesses 8 -m "slow or not slow" tests/pallas $(PYTEST_ARGS)
+
+bench:
+	@$(venv) test
+	@"$(VENV)/bin/python" perf/bench.py $(BENCH_ARGS)
+
+peers:
+	@$(venv) test
+	@test -x .venv-release/bin/python || "$(VENV)/bin/python" -m venv .venv-release
+	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check softjax==0.1.1 jax==$$("$(VENV)/bin/python" -c "import jax; print(jax.__version__)")
+	@"$(VENV)/bin/python" perf/peers/release.py $(PEERS_ARGS)
 
 lint:
 	@$(venv) dev
@@ -58,5 +70,5 @@ aot:
 	@sh ci/aot.sh $(TARGETS)
 
 clean:
-	rm -rf .venv .venv-311 .venv-aot-cuda .venv-aot-tpu .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
+	rm -rf .venv .venv-311 .venv-aot-cuda .venv-aot-tpu .venv-release .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ from . import _check, _dispatch
 from ._axis import Layout
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
-from ._orders._base import Forms, Ranks
+from ._orders._base import Forms, Ranks, multiply
 from ._orders._keys import standardized, without_infinities
 from ._orders._sorted import pick, unsort
 from ._transport import SolverInfo
@@ -87,7 +87,7 @@ class SoftRows:
             return self.values(ranks, gated_grad), self.rows(ranks)
         rows = self.wide_rows(ranks)
         weights = rows if gated_grad else lax.stop_gradient(rows)
-        soft = jnp.matmul(weights, self.finite[:, :, None], precision=lax.Precision.HIGHEST)[:, :, 0]
+        soft = multiply(weights, self.finite[:, :, None])[:, :, 0]
         return self.with_infinities(soft).astype(self.dtype), rows.astype(self.dtype)
 
     def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:

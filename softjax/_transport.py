@@ -172,8 +172,8 @@ def newton(
 def _laplacian(mode: Mode, p: Plan) -> Float[Array, "batch k k"]:
     """H from its off-diagonal entries: the diagonal as their negative sum suffers no cancellation."""
     w = mode.sensitivity(p)
-    scaled = w / jnp.sum(w, axis=1, keepdims=True)
-    coupling = jnp.matmul(w, scaled.transpose(0, 2, 1), precision=lax.Precision.HIGHEST)
+    scaled = w if mode.degree is None else w / jnp.sum(w, axis=1, keepdims=True)  # the smooth mode's add up to 1
+    coupling = jnp.einsum("bkn,bln->bkl", w, scaled, precision=lax.Precision.HIGHEST)
     identity = jnp.eye(p.shape[1], dtype=p.dtype)[None]
     coupling = coupling * (1 - identity)
     return jnp.sum(coupling, axis=-1)[:, None, :] * identity - coupling

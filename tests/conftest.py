@@ -32,9 +32,24 @@ UNOPTIMISED = {
     "test_straight_through",
     "test_mask",
     "test_permutation",
+    "test_parity",
 }
 if os.environ.get("SUITE") == "quick":
     UNOPTIMISED |= {"test_values", "test_selection", "test_window"}
+
+
+def pytest_collection_modifyitems(config, items):
+    """SUITE=quick keeps one sparse mode, c1, of what is parametrised by mode, and skips what is marked `full`."""
+    if os.environ.get("SUITE") != "quick":
+        return
+
+    def spared(item):
+        values = getattr(item, "callspec", None)
+        mode = None if values is None else getattr(values.params.get("case"), "mode", values.params.get("mode"))
+        return item.get_closest_marker("full") is not None or mode in ("c0", "c2")
+
+    config.hook.pytest_deselected(items=[item for item in items if spared(item)])
+    items[:] = [item for item in items if not spared(item)]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -136,6 +136,28 @@ def test_transforms():
     np.testing.assert_allclose(second, jax.grad(jax.grad(lambda y: sj.sigmoidal(y)))(0.05), rtol=1e-4)
 
 
+EXPENSIVE = ("sort", "exponential", "while", "custom_call", "log")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["sort", "top_k", "ranking", "median", "max", "top_k_mask"])
+def test_the_soft_forward_runs_once(name, method):
+    """Value and gradient have no more of any expensive operation than the soft operator's own and the hard one's."""
+    x = jnp.asarray(np.tile(X, (1, 10)))  # rows so long that the fast forms run
+
+    def counts(suffix="", gradient=True, **options):
+        def loss(x):
+            leaves = jax.tree.leaves(call(name, x, suffix, method=method, **options))
+            return jnp.sum(jnp.sin(leaves[0]))
+
+        text = jax.jit(jax.value_and_grad(loss) if gradient else loss).lower(x).as_text()
+        return np.asarray([len(re.findall(rf'"?(?:stablehlo|chlo)\.{operation}\b', text)) for operation in EXPENSIVE])
+
+    straight, soft, hard = counts("_st"), counts(), counts(gradient=False, mode="hard")
+    assert (straight <= soft + hard).all(), (straight, soft, hard)
+    assert soft.sum() > 0, "the comparison cannot fail"
+
+
 # --- functions of the user -----------------------------------------------------------------------------
 
 

@@ -114,11 +114,17 @@ def as_array(ranks: Ranks, dtype) -> jax.Array:
     return jnp.arange(ranks.start, ranks.stop, dtype=dtype) if isinstance(ranks, range) else ranks.astype(dtype)
 
 
+def multiply(rows: Float[Array, "batch r n"], payload: Float[Array, "batch n d"]) -> Float[Array, "batch r d"]:
+    """Rows of P times a payload, to full precision. One column is a sum, which XLA fuses with what makes the rows."""
+    if payload.shape[-1] == 1:
+        return jnp.sum(rows * payload[:, None, :, 0], axis=-1, keepdims=True)
+    return jnp.matmul(rows, payload, precision=jax.lax.Precision.HIGHEST)
+
+
 def applied(rows: Callable[..., Any]) -> Apply:
     """The dense `apply`: materialise the rows and multiply."""
 
     def apply(x, ranks, payload, tau, mode):
-        payload = x[:, :, None] if payload is None else payload
-        return jnp.matmul(rows(x, ranks, tau, mode), payload, precision=jax.lax.Precision.HIGHEST)
+        return multiply(rows(x, ranks, tau, mode), x[:, :, None] if payload is None else payload)
 
     return apply

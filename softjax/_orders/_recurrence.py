@@ -34,9 +34,9 @@ def _scanned(factor: Channels, *u: Channels, reverse: bool) -> tuple[Channels, .
 
 def _chunked(factor: Channels, *u: Channels, reverse: bool) -> tuple[Channels, ...]:
     n = factor.shape[-1]
-    length = min(_CHUNK, n)
+    length = max(1, min(_CHUNK, n))
     padded = [jnp.pad(a, ((0, 0), (0, 0), (0, -n % length))) for a in (factor, *u)]
-    chunks = [a.reshape(*a.shape[:2], -1, length) for a in padded]
+    chunks = [a.reshape(*a.shape[:2], a.shape[2] // length, length) for a in padded]
     steps = [tuple(a[..., i] for a in chunks) for i in range(length)]
     first, *rest = steps[::-1] if reverse else steps
     done = [first]
