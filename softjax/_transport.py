@@ -74,12 +74,14 @@ def plan(problem: Problem, mode: Mode) -> Plan:
 def logits(psi: Potentials, problem: Problem) -> Plan:
     """z, whose projection over the anchors is the plan; the long axis last, so that sums over anchors vectorise.
 
-    Behind a barrier: at small tau z is large and its rounding too, which matters little as long as all uses see the
-    same z. A compiler that computes it anew in every fusion may contract one sum and not the other.
+    At small tau z is large and its rounding too, which matters little as long as all uses see the same z. A compiler
+    computes it anew in every fusion and may contract the product and the sum in one of them but not in another: the
+    maximum between them, which never acts, leaves nothing to contract, and the barrier keeps most of the copies away.
     """
     y, anchors, masses, tau = problem
-    z = psi[:, :, None] + (2 / tau[:, None] * (y - 0.5))[:, None, :] * (anchors - 0.5)[None, :, None]
-    return lax.optimization_barrier(jnp.where(masses[None, :, None] > 0, z, jnp.full_like(z, _NEVER)))
+    level = jnp.where(masses > 0, psi, jnp.full_like(psi, _NEVER))
+    lift = (2 / tau[:, None] * (y - 0.5))[:, None, :] * (anchors - 0.5)[None, :, None]
+    return lax.optimization_barrier(level[:, :, None] + jnp.maximum(lift, _NEVER))
 
 
 def start(problem: Problem) -> Potentials:
