@@ -29,4 +29,5 @@ environment() { # environment VENV REQUIREMENT...
 environment .venv-aot-cuda "jax==$jax" jaxtyping triton "jax-cuda13-plugin==$jax" "jax-cuda13-pjrt==$jax"
 environment .venv-aot-tpu "jax==$jax" jaxtyping "libtpu==0.0.50.*"
 
+PYTHONPATH=. .venv-aot-tpu/bin/python -W ignore tests/aot/sharded.py
 CUDA_PYTHON=.venv-aot-cuda/bin/python TPU_PYTHON=.venv-aot-tpu/bin/python .venv-aot-tpu/bin/python tests/aot/table.py "$@"

@@ -1,17 +1,22 @@
 """Which implementation of the fused operations runs, and why.
 
-`xla` and `dense` are this package's own. The others are kernels of `softjax_pallas`, which is imported when one of
-them is asked for by name and not before.
+`xla` and `dense` are this package's own. The others are kernels of `softjax_pallas`, which is imported by the first
+call that may run one; Pallas itself by the first that does.
 """
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
+
 from . import _check
+from ._fused import run_where
 from ._orders import Order
 from ._orders._base import Forms
+from ._orders._linear import PLATFORMS, Target
 
 OWN = {
     "xla": "the fast form in plain JAX",
@@ -29,45 +34,118 @@ IMPLEMENTATIONS = OWN | KERNELS
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which implementation a call runs and why."""
+    """Which implementation a call runs and why; sizes of a kernel's tiles, where it is one."""
 
     implementation: str
     reason: str
+    tiles: dict[str, int] | None = None
 
     def __str__(self) -> str:
-        return f"{self.implementation}: {self.reason}"
+        tiles = "" if self.tiles is None else f" ({', '.join(f'{name} {size}' for name, size in self.tiles.items())})"
+        return f"{self.implementation}: {self.reason}{tiles}"
 
 
 def choose(implementation: str | None) -> Explanation:
-    """The implementation that a call with this argument runs."""
+    """The implementation that a call with this argument runs, as far as the argument says."""
     if implementation is None:
-        return Explanation("xla", "the fast form in plain JAX, on every backend: no kernel has been measured yet")
+        return Explanation("xla", "the fast form in plain JAX: no kernel is chosen for this call on any platform")
     _check.choice("implementation", implementation, {None: None, **IMPLEMENTATIONS})
     return Explanation(implementation, f"asked for by `implementation`: {IMPLEMENTATIONS[implementation]}")
 
 
-def forms(order: Order, implementation: str) -> Forms:
-    """The forms of a method by an implementation."""
+OPS = ("rows", "apply", "rank", "mask")
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A form that may run as a kernel: the named one, or with None the one that suits where the program runs."""
+
+    order: str
+    op: str
+    implementation: str | None
+    plain: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        import softjax_pallas
+
+        if self.implementation is not None:
+            return getattr(softjax_pallas.forms(self.order, self.implementation), self.op)(*arguments)
+        assert self.plain is not None
+        sources = softjax_pallas.choice.sources(self.order, self.op, self.plain, *arguments)
+        return run_where(sources, self.plain, *arguments) if sources else self.plain(*arguments)
+
+    def explain(self, target: Target, *arguments: Any) -> Explanation:
+        """What runs on a target."""
+        import softjax_pallas
+
+        found, reason = self.implementation, choose(self.implementation).reason
+        if found is None:
+            found, reason = softjax_pallas.choice.pick(self.order, self.op, target, *arguments)
+        if found is None:
+            return Explanation("xla", f"the fast form in plain JAX: {reason}")
+        return Explanation(found, reason, softjax_pallas.tiles(self.order, self.op, found, *arguments))
+
+
+def forms(order: Order, implementation: str | None) -> Forms:
+    """The forms of a method by an implementation, or each by the one that suits where the program runs."""
     if implementation in OWN:
         return order.forms(implementation)
+    if implementation is None:
+        return replace(order.xla, **{op: Fused(order.name, op, None, getattr(order.xla, op)) for op in order.fused})
     import softjax_pallas
 
-    return softjax_pallas.forms(order.name, implementation)
+    theirs = softjax_pallas.forms(order.name, implementation)
+    there = [op for op in OPS if getattr(theirs, op) is not None]
+    return replace(theirs, **{op: Fused(order.name, op, implementation) for op in there})
+
+
+_noted: ContextVar[list[tuple[Fused, tuple]] | None] = ContextVar("noted", default=None)
+
+
+def note(form: Any, *arguments: Any) -> None:
+    """Tell `explain`, where it listens, that a call runs a form."""
+    notes = _noted.get()
+    if notes is not None and isinstance(form, Fused):
+        notes.append((form, arguments))
 
 
 def explain(operator: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
-    """Which implementation `operator(*args, **kwargs)` runs, and why. The call itself does not run.
+    """Which implementation `operator(*args, **kwargs)` runs on JAX's default device, and why. Nothing is computed.
 
     **Arguments:**
         operator: an array operator of this package.
-        args, kwargs: what it would be called with.
-    **Returns:** an `Explanation`; its `str` is one readable line.
+        args, kwargs: what it would be called with; for arrays `jax.ShapeDtypeStruct` will do.
+    **Returns:** an `Explanation`; its `str` is one readable line. `tiles` are a kernel's tile sizes.
     **Raises:** `TypeError` if the operator does not take these arguments, `ValueError` for an unknown
-        implementation.
+        implementation, and what the operator raises for such arguments.
     """
     bound = inspect.signature(operator).bind(*args, **kwargs)
     bound.apply_defaults()
     if "implementation" not in bound.arguments:
         name = getattr(operator, "__name__", operator)
         raise TypeError(f"`operator` (={name}) must be an operator with an `implementation` argument.")
-    return choose(bound.arguments["implementation"])
+    chosen = choose(bound.arguments["implementation"])
+    token = _noted.set([])
+    try:
+        _trace(operator, args, kwargs)
+        notes = _noted.get() or []
+    finally:
+        _noted.reset(token)
+    device = jax.devices()[0]
+    target = Target(PLATFORMS.get(str(device.platform), str(device.platform)), device)
+    found = [form.explain(target, *arguments) for form, arguments in notes]
+    return next((e for e in found if e.implementation != "xla"), found[0] if found else chosen)
+
+
+def _trace(operator: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
+    """Trace a call whose arrays may be shapes."""
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    places = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+
+    def call(*arrays):
+        for i, a in zip(places, arrays, strict=True):
+            leaves[i] = a
+        args, kwargs = jax.tree.unflatten(tree, leaves)
+        operator(*args, **kwargs)
+
+    jax.eval_shape(call, *(leaves[i] for i in places))

@@ -139,6 +139,7 @@ class SoftRows:
 
 def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None) -> Any:
     """form(keys, [ranks], [payload], tau, mode), compiled: an eager call compiles it once for each shape."""
+    _dispatch.note(form, arrays[0], *(() if ranks is None else (ranks,)), *arrays[1:], mode)
     if isinstance(ranks, jax.Array):
         return _with_traced_ranks(form, mode, ranks, *arrays)
     return _with_static_ranks(form, mode, ranks, *arrays)
@@ -160,7 +161,8 @@ def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> Sof
     order = _check.choice("method", softening.method, ORDERS)
     if softening.standardize is not None:
         _check.flag("standardize", softening.standardize)
-    forms = _dispatch.forms(order, _dispatch.choose(softening.implementation).implementation)
+    _dispatch.choose(softening.implementation)
+    forms = _dispatch.forms(order, softening.implementation)
     if index and forms.rows is None:
         able = {name: entry for name, entry in ORDERS.items() if entry.dense.rows is not None}
         _check.wrong("method", softening.method, f"one of {', '.join(map(repr, able))} where indices are asked for")

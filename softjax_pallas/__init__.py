@@ -1,11 +1,13 @@
 """Fused Pallas kernels for softjax's array operators on GPU and TPU.
 
-They run where they are asked for by name: `softjax.sort(x, implementation="pallas_mosaic_gpu")`. Importing this
-package imports no Pallas.
+They run where `choice` finds them worth it, and where they are asked for by name:
+`softjax.sort(x, implementation="pallas_mosaic_gpu")`. Importing this package imports no Pallas.
 """
 
 from dataclasses import replace
+from typing import Any
 
+from . import choice as choice
 from . import pairwise, transport
 
 _ORDERS = {"softsort": pairwise, "neuralsort": pairwise, "ot": transport}
@@ -21,3 +23,8 @@ def forms(order: str, implementation: str):
         raises `NotImplementedError` with the reason when it is called.
     """
     return replace(_ORDERS[order].forms(implementation)[order], transposes=False)
+
+
+def tiles(order: str, op: str, implementation: str, *arguments: Any) -> dict[str, int]:
+    """Sizes of the tiles in which a kernel works on a call, by name."""
+    return _ORDERS[order].tiles(op, implementation, *arguments)

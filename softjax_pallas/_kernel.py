@@ -1,17 +1,19 @@
-"""What every kernel shares: the compilers it can be built for, their parameters, and folding vmap into the batch.
+"""What every kernel shares: the compilers it can be built for, their parameters, and what makes a kernel a form.
 
 Importing this module does not import Pallas.
 """
 
+import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import custom_batching
+
+from softjax._fused import Kernel, Source
 
 PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
 MOSAIC_GPU = ("pallas_mosaic_gpu", "pallas_interpret_gpu")
@@ -103,27 +105,108 @@ def mosaic_gpu_options(implementation: str) -> dict[str, Any]:
     return options
 
 
-def batched(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` of arrays that lead with the batch, with vmap folded into that axis.
+@dataclass(frozen=True)
+class Named(Source):
+    """The kernel that was asked for by name, wherever the program runs."""
 
-    A grid axis per vmap would put more than 65,535 programs on CUDA's second axis, and Mosaic GPU has no such rule.
-    """
+    implementation: str
+    order: str
+    op: str
+    kernel: Kernel
+    plain = None
+    platform = None
 
-    @custom_batching.custom_vmap
+    def at(self, target, *arguments):
+        if target is not None and not target.local:
+            raise cannot_run(
+                self.implementation, self.op, self.order, "XLA cannot split a kernel over devices, jax.shard_map does"
+            )
+        return self.kernel
+
+    def result(self, *arguments):
+        return value_shapes(self.kernel, *arguments)[0]
+
+    def saved(self, *arguments):
+        return value_shapes(self.kernel, *arguments)[1]
+
+    def effects(self, *arguments):
+        return _traced(self.kernel.value, *arguments)[1]
+
+    def no_derivative(self, what):
+        return cannot_run(self.implementation, self.op, self.order, f"a kernel has no {what}")
+
+
+class Traced(abc.ABC):
+    """A kernel whose form is made of `custom_vjp` functions; what it saves is found by tracing it."""
+
+    @abc.abstractmethod
+    def form(self, *arguments: Any) -> jax.Array:
+        """The form, differentiable in reverse mode."""
+
+    def vjp(self, *arguments: Any) -> tuple[jax.Array, Any]:
+        """The result, and the function that pulls a cotangent back to the arrays of floats."""
+        places = [i for i, a in enumerate(arguments) if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating)]
+
+        def function(*floats):
+            every = list(arguments)
+            for i, a in zip(places, floats, strict=True):
+                every[i] = a
+            return self.form(*every)
+
+        return jax.vjp(function, *(arguments[i] for i in places))
+
+    def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        out, pull = self.vjp(*arguments)
+        rows = self._by_row(*arguments)
+        batch = arguments[0].shape[0]
+        # What does not lead with the batch is the same for every row.
+        return out, tuple(
+            jnp.broadcast_to(a, (batch, *a.shape)) if row is None else a.reshape(batch, *row)
+            for a, row in zip(jax.tree.leaves(pull), rows, strict=True)
+        )
+
+    def pull(self, saved: tuple[jax.Array, ...], cotangent: jax.Array, *arguments: Any) -> tuple[jax.Array, ...]:
+        leaves, tree = jax.tree.flatten(shapes_of(self.vjp, *arguments)[1])
+        rows = self._by_row(*arguments)
+        own = [(a[0] if row is None else a).reshape(s.shape) for a, row, s in zip(saved, rows, leaves, strict=True)]
+        return jax.tree.unflatten(tree, own)(cotangent)
+
+    def _by_row(self, *arguments: Any) -> list[tuple[int, ...] | None]:
+        """What is saved for each row, None for what has no rows: it does not follow the batch, here of a rare prime."""
+        many = [jax.ShapeDtypeStruct((_PRIME, *a.shape[1:]), a.dtype) if hasattr(a, "dtype") else a for a in arguments]
+        shapes = (a.shape for a in jax.tree.leaves(shapes_of(self.vjp, *many)[1]))
+        return [s[1:] if s[:1] == (_PRIME,) else None for s in shapes]
+
+
+_PRIME = 100_003
+
+
+def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
+    """`jax.eval_shape` of a function some of whose arguments are no arrays, remembered."""
+    return _traced(function, *arguments)[0]
+
+
+def _traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, set[Any]]:
+    """Shapes and effects."""
+    structs = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a for a in arguments)
+    return _remembered(function, structs, (jax.config.read("jax_enable_x64"), jax.sharding.get_abstract_mesh()))
+
+
+@lru_cache(maxsize=512)
+def _remembered(function: Callable[..., Any], arguments: tuple, context: Any) -> tuple[Any, set[Any]]:
+    del context
+    places = [i for i, a in enumerate(arguments) if hasattr(a, "dtype")]
+
     def call(*arrays):
-        return function(*arrays)
+        every = list(arguments)
+        for i, a in zip(places, arrays, strict=True):
+            every[i] = a
+        return function(*every)
 
-    @call.def_vmap
-    def rule(size, mapped, *arrays):
-        spread = [a if m else jnp.broadcast_to(a, (size, *a.shape)) for a, m in zip(arrays, mapped, strict=True)]
-        batch = spread[0].shape[1]
-        out = call(*(a.reshape(size * batch, *a.shape[2:]) for a in spread))
-        out = jax.tree.map(lambda a: a.reshape(size, batch, *a.shape[1:]), out)
-        return out, jax.tree.map(lambda a: True, out)
-
-    return call
+    program, shapes = jax.make_jaxpr(call, return_shape=True)(*(arguments[i] for i in places))
+    return shapes, set(program.effects)
 
 
-def static(function: Callable[..., Any], *options: Any) -> Callable[..., Any]:
-    """`function(*options)` with its options bound, as a vmap-safe function of arrays."""
-    return batched(partial(function, *options))
+def value_shapes(kernel: Kernel, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Shapes of a form's result and of what is saved."""
+    return shapes_of(kernel.value, *arguments)

@@ -6,6 +6,14 @@ from ._base import Order as Order
 ORDERS: dict[str, Order] = {
     "softsort": Order("softsort", dense=softsort.DENSE, xla=softsort_fast.FAST),
     "neuralsort": Order("neuralsort", dense=neuralsort.DENSE, xla=neuralsort_band.FAST, rank_step=0.5),
-    "ot": Order("ot", dense=ot.DENSE, xla=ot.FAST, joint=True, standardize=True, info=ot.solver_info),
+    "ot": Order(
+        "ot",
+        dense=ot.DENSE,
+        xla=ot.FAST,
+        joint=True,
+        standardize=True,
+        info=ot.solver_info,
+        fused=("rows", "apply", "mask"),
+    ),
 }
 """Every method by its public name; what a method can do is data in its entry."""

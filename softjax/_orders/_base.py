@@ -88,7 +88,7 @@ class Order:
 
     `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own. `joint` says that rows depend
     on which others are asked for beside them. `standardize` is the method's default. `info` reports on the solver
-    of a method that has one.
+    of a method that has one. `fused` are the forms for which a kernel may be chosen where nobody asked for one.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Order:
     joint: bool = False
     standardize: bool = False
     info: Info | None = None
+    fused: tuple[str, ...] = ()
 
     def forms(self, implementation: str) -> Forms:
         """The implementation of that name."""

@@ -1,13 +1,15 @@
 """One primitive for linear operators that know their transposes, with every JAX transformation.
 
-`jax.custom_derivatives.linear_call` has no batching rule and a `custom_vjp` no forward mode; this has both.
+`jax.custom_derivatives.linear_call` has no batching rule and a `custom_vjp` no forward mode; this has both, and keeps
+rows that are sharded over devices where they are.
 """
 
 import abc
 import dataclasses
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,27 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
+from ._partition import by_rows
+
+try:  # Which devices a program is lowered for is told to these primitives alone.
+    from jax._src.dispatch import prim_requires_devices_during_lowering as _told_devices
+except ImportError:
+    _told_devices = set()
+
 _linear_p = Primitive("soft_order")
 _linear_p.multiple_results = True
+_told_devices.add(_linear_p)
+
+
+class Target(NamedTuple):
+    """What a program is lowered for: "cpu", "cuda", "rocm" or "tpu", and a device of that kind where one is known.
+
+    `local` says that every device runs it on rows of its own; XLA cannot split a kernel.
+    """
+
+    platform: str
+    device: Any = None
+    local: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +47,21 @@ class Operator(abc.ABC):
 
     `run` computes it on (batch, ...) arrays; `transpose(fixed, cotangents)` applies A^T;
     `tangent(fixed, moving, dfixed, out)` differentiates it with respect to `fixed`.
-    A subclass is a frozen dataclass: its fields are the operator's static parameters.
+    A subclass is a frozen dataclass: its fields are the operator's static parameters. `fixed` counts the first kind of
+    arguments. `run_on` differs from `run` where a platform has its own way.
     """
 
     fixed: ClassVar[int]
+    platform: ClassVar[str | None] = None
+    """The platform that the operator is for, where others never run it."""
 
     def __call__(self, *args: Array) -> Any:
-        out = _linear_p.bind(*args, op=self)
-        return out[0] if len(out) == 1 else tuple(out)
+        out = self.bind(*args)
+        return out[0] if len(out) == 1 else out
+
+    def bind(self, *args: Array) -> tuple[Array, ...]:
+        """All results, also where there is one."""
+        return tuple(_linear_p.bind(*args, op=self))
 
     @abc.abstractmethod
     def run(self, *args: Array) -> tuple[Array, ...]:
@@ -45,23 +73,41 @@ class Operator(abc.ABC):
 
     @abc.abstractmethod
     def tangent(self, fixed: tuple, moving: tuple, dfixed: tuple, out: tuple) -> tuple:
-        """The tangent of A(*fixed)(*moving) = out along dfixed."""
+        """The tangent of A(*fixed)(*moving) = out along dfixed, `out` as `differentiated` gives it."""
 
-    def evaluate(self, *args: Array) -> tuple[Array, ...]:
+    def run_on(self, target: Target | None, *args: Array) -> tuple[Array, ...]:
+        """`run` for a target; None where a program is for several."""
+        return self.run(*args)
+
+    def shapes(self, *args: jax.ShapeDtypeStruct) -> Sequence[Any]:
+        """Shapes and dtypes of the results."""
+        return jax.eval_shape(self.evaluate, *args)
+
+    def effects(self, *args: jax.ShapeDtypeStruct) -> set[Any]:
+        """Effects of running it: an interpreter may call back."""
+        return set()
+
+    def differentiated(self, *args: Array) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """The results, and what `tangent` is to know of how they came about: here they themselves."""
+        out = self.bind(*args)
+        return out, out
+
+    def evaluate(self, *args: Array, target: Target | None = None) -> tuple[Array, ...]:
+        """The results for arrays with any number of leading dimensions."""
         lead = args[0].shape[:-1]
         flat = [a.reshape(math.prod(lead), *a.shape[len(lead) :]) for a in args]
-        return tuple(a.reshape(*lead, *a.shape[1:]) for a in self.run(*flat))
+        return tuple(a.reshape(*lead, *a.shape[1:]) for a in self.run_on(target, *flat))
 
 
 def _jvp(primals, tangents, *, op):
-    out = _linear_p.bind(*primals, op=op)
+    out, known = op.differentiated(*primals)
     fixed, moving = primals[: op.fixed], primals[op.fixed :]
     dfixed, dmoving = tangents[: op.fixed], tangents[op.fixed :]
     terms = []
     if not all(isinstance(t, ad.Zero) for t in dmoving):
-        terms.append(_linear_p.bind(*fixed, *map(ad.instantiate_zeros, dmoving), op=op))
+        terms.append(op.bind(*fixed, *map(ad.instantiate_zeros, dmoving)))
     if not all(isinstance(t, ad.Zero) for t in dfixed):
-        terms.append(op.tangent(fixed, moving, tuple(map(ad.instantiate_zeros, dfixed)), out))
+        terms.append(op.tangent(fixed, moving, tuple(map(ad.instantiate_zeros, dfixed)), known))
     if not terms:
         return out, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
     return out, [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
@@ -83,18 +129,69 @@ def _batch(args, axes, *, op):
     return out, [0] * len(out)
 
 
-def _evaluate(*args, op):
-    return list(op.evaluate(*args))
-
-
 def _abstract(*avals, op):
-    shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-    return [ShapedArray(o.shape, o.dtype) for o in jax.eval_shape(partial(_evaluate, op=op), *shapes)]
+    structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+    return [ShapedArray(o.shape, o.dtype) for o in op.shapes(*structs)], op.effects(*structs)
 
 
-_linear_p.def_impl(jax.jit(_evaluate, static_argnames="op"))
-_linear_p.def_abstract_eval(_abstract)
+def _run_now(*args, op):
+    with jax.disable_jit(False):
+        return _compiled(*args, op=op)
+
+
+@partial(jax.jit, static_argnames="op")
+def _compiled(*args, op):
+    return op.bind(*args)
+
+
+def _lower(ctx, *args, op):
+    """The operator's own program; over several devices one that each of them runs on its rows."""
+    context = ctx.module_context
+    platforms = tuple(ctx.platforms or context.platforms)
+    if op.platform in platforms:  # a program for several: this is the branch of one
+        platforms = (op.platform,)
+        ctx = ctx.replace(platforms=platforms)
+    devices = _devices(context.axis_context)
+    shared = len(devices) > 1 and _splits(context.axis_context)
+    # An exported program outlives this process, and with it the callback that splits rows; TPU compilers know no such
+    # callbacks (JAX issue 38196).
+    split = shared and "tpu" not in platforms and not context.lowering_parameters.for_export
+    target = Target(platforms[0], _described(platforms[0], devices), split or not shared)
+    run = partial(op.evaluate, target=target if len(platforms) == 1 else None)
+    if split:
+        run = by_rows(run, ctx.avals_in[0].ndim - 1)
+    return mlir.lower_fun(lambda *a: list(run(*a)), multiple_results=True)(ctx, *args)
+
+
+def _splits(axis_context: Any) -> bool:
+    """Is the program one for all devices, rather than already one for each?"""
+    return not hasattr(axis_context, "manual_axes")
+
+
+def _devices(axis_context: Any) -> tuple:
+    """The devices that a program is lowered for, as far as known."""
+    devices = getattr(axis_context, "device_assignment", None)
+    if devices is None:
+        devices = getattr(getattr(axis_context, "mesh", None), "devices", None)
+        devices = () if devices is None else devices.flat
+    return tuple(devices)
+
+
+def _described(platform: str, devices: tuple) -> Any:
+    """A device of that platform: the program's own, or the one that an abstract mesh describes."""
+    described = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    for device in (*devices[:1], described):
+        if device is not None and PLATFORMS.get(device.platform, device.platform) == platform:
+            return device
+    return None
+
+
+PLATFORMS = {"gpu": "cuda"}
+"""What devices call a platform, where a lowering calls it otherwise."""
+
+_linear_p.def_impl(_run_now)
+_linear_p.def_effectful_abstract_eval(_abstract)
 ad.primitive_jvps[_linear_p] = _jvp
 ad.primitive_transposes[_linear_p] = _transpose
 batching.primitive_batchers[_linear_p] = _batch
-mlir.register_lowering(_linear_p, mlir.lower_fun(_evaluate, multiple_results=True))
+mlir.register_lowering(_linear_p, _lower)

@@ -1,5 +1,6 @@
 """Sorting with its permutation, the hard operation under every fast form."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ._base import Keys, Ranks
+from ._linear import Operator
 
 
 @jax.custom_jvp
@@ -36,6 +38,25 @@ def _sort_jvp(primals, tangents):
     return (s, permutation), (gather(tangents[0], permutation), no_tangent)
 
 
+@dataclasses.dataclass(frozen=True)
+class _TopK(Operator):
+    """x -> `lax.top_k`, which XLA does not partition over devices by itself."""
+
+    k: int
+    fixed = 1
+
+    def run(self, *args):
+        return tuple(lax.top_k(args[0], self.k))
+
+    def tangent(self, fixed, moving, dfixed, out):
+        return gather(dfixed[0], out[1]), np.zeros(out[1].shape, jax.dtypes.float0)
+
+
+def largest(x: Keys, k: int) -> Float[Array, "batch k"]:
+    """The k largest keys of every row, descending."""
+    return _TopK(k)(x)[0]
+
+
 def gather(x: Float[Array, "batch n"], index: Int[Array, "batch r"]) -> Float[Array, "batch r"]:
     """x[b, index[b, i]]; the indices are known to be in range."""
     return jnp.take_along_axis(x, index, axis=-1, mode="promise_in_bounds")
@@ -43,9 +64,11 @@ def gather(x: Float[Array, "batch n"], index: Int[Array, "batch r"]) -> Float[Ar
 
 def unsort(y: Float[Array, "batch n"], permutation: Int[Array, "batch n"]) -> Float[Array, "batch n"]:
     """The inverse of `gather` by a permutation: values in sorted order back to their elements."""
-    row = lax.broadcasted_iota(jnp.int32, permutation.shape, 0)
-    empty = jnp.zeros(y.shape, y.dtype)
-    return empty.at[row, permutation].set(y, unique_indices=True, mode="promise_in_bounds")
+    return jax.vmap(_unsort_row)(y, permutation)  # row by row, so that rows on several devices stay there
+
+
+def _unsort_row(y: Float[Array, " n"], permutation: Int[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.zeros_like(y).at[permutation].set(y, unique_indices=True, mode="promise_in_bounds")
 
 
 def pick(y: Array, ranks: Ranks) -> Array:

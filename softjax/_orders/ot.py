@@ -29,23 +29,32 @@ class Targets(NamedTuple):
     bins: np.ndarray
 
 
+def wanted_bins(ranks: Ranks, n: int) -> np.ndarray:
+    """Which bin holds each wanted rank."""
+    if isinstance(ranks, range):
+        return (np.cumsum(_masses(ranks, n) > 0) - 1)[1::2]
+    return np.arange(1, 2 * ranks.shape[-1], 2)
+
+
+def _masses(ranks: range, n: int) -> np.ndarray:
+    """Fillers and wanted ranks in turn; a filler may be empty."""
+    ends = np.array([-1, *ranks, n])
+    return np.stack([np.diff(ends) - 1, np.ones(len(ends) - 1, int)], axis=1).reshape(-1)[:-1]
+
+
 def targets(ranks: Ranks, n: int, dtype) -> Targets:
     """Walk the wanted ranks, in ascending order, and fill the gaps between them.
 
     Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it.
     """
     if isinstance(ranks, range):
-        ends = np.array([-1, *ranks, n])
-        masses = np.stack([np.diff(ends) - 1, np.ones(len(ends) - 1, int)], axis=1).reshape(-1)[:-1]
-        used = masses > 0
-        bins = (np.cumsum(used) - 1)[1::2]
-        masses = jnp.asarray(masses[used], dtype)
+        masses = _masses(ranks, n)
+        masses = jnp.asarray(masses[masses > 0], dtype)
     else:
         ends = jnp.concatenate([jnp.full(1, -1.0, dtype), ranks.astype(dtype), jnp.full(1, n, dtype)])
         masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(len(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]
-        bins = np.arange(1, 2 * len(ranks), 2)
     place = jnp.maximum(jnp.cumsum(masses > 0) - 1, 0).astype(dtype)
-    return Targets(place / jnp.maximum(place[-1], 1), masses, bins)
+    return Targets(place / jnp.maximum(place[-1], 1), masses, wanted_bins(ranks, n))
 
 
 def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:

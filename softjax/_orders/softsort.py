@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .._modes import Mode
 from ._base import Forms, Keys, PerRow, Ranks, always, applied
-from ._sorted import pick
+from ._sorted import largest, pick
 
 
 def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
@@ -16,7 +16,7 @@ def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
         if ranks in (range(1), range(n - 1, n)):
             return (jnp.max if ranks.start else jnp.min)(x, axis=-1, keepdims=True)
         if ranks.stop == n and len(ranks) <= n // 4:
-            return lax.top_k(x, len(ranks))[0][:, ::-1]
+            return largest(x, len(ranks))[:, ::-1]
     return pick(jnp.sort(x, axis=-1), ranks)
 
 

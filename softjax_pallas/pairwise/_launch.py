@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from softjax._orders._base import Keys, PerRow
 
-from .._kernel import MOSAIC_GPU, Tile, batched
+from .._kernel import MOSAIC_GPU, Tile
 
 
 def launch(
@@ -18,13 +18,13 @@ def launch(
     operands: tuple[Any, Any],
     tiles: dict[str, Tile],
 ) -> Any:
-    """The kernel of a body as a vmap-safe function of arrays (batch, ...) that returns a tuple."""
+    """The kernel of a body as a function of arrays (batch, ...) that returns a tuple."""
     if implementation in MOSAIC_GPU:
         from . import mosaic_gpu as backend
     else:
         from . import pallas as backend
     build = implementation, f"softjax_{body.__name__}"
-    return batched(backend.run(body, sizes, by_rows, tiles[implementation], *operands, build))
+    return backend.run(body, sizes, by_rows, tiles[implementation], *operands, build)
 
 
 def scale_of(x: Keys, tau: PerRow) -> Float[Array, "batch 1 1"]:

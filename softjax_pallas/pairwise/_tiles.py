@@ -1,5 +1,7 @@
 """Tile sizes of the pairwise kernels, per compiler: what compiles without spills; not yet timed on hardware."""
 
+from typing import Any
+
 from .._kernel import Tile
 
 ROWS = {
@@ -24,3 +26,10 @@ CHUNKS = {
     "pallas_interpret_gpu": Tile(64, 64),
 }
 """Chunks of the recurrence: dense inside, a carry between."""
+
+
+def tiles(op: str, implementation: str, *arguments: Any) -> dict[str, int]:
+    """Sizes of the tiles and of the recurrence's chunks, before they are cut to a matrix that is smaller."""
+    del op, arguments
+    tile = ROWS[implementation]
+    return {"rows": tile.rows, "columns": tile.columns, "chunk": CHUNKS[implementation].rows, "warps": tile.warps}

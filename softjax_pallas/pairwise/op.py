@@ -4,16 +4,18 @@ Sorting, gathers and the scan over chunks stay in XLA, since no Pallas compiler 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from softjax._fused import run
 from softjax._modes import MODES, Mode
 from softjax._orders._base import Forms
 
-from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, cannot_run, unsupported
+from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, Traced, cannot_run, unsupported
 
 ORDERS = ("softsort", "neuralsort")
 OPS = ("rows", "apply", "rank")
@@ -77,14 +79,29 @@ def forms(implementation: str) -> dict[str, Forms]:
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"`implementation` (={implementation!r}) must be one of {', '.join(IMPLEMENTATIONS)}.")
     return {
-        order: Forms(*(partial(_run, order, op, implementation) for op in OPS))  # pyright: ignore[reportArgumentType]
+        order: Forms(*(partial(_form, PairwiseKernel(implementation, order, op)) for op in OPS))  # pyright: ignore[reportArgumentType]
         for order in ORDERS
     }
 
 
-def _run(order: str, op: str, implementation: str, x: jax.Array, *arguments: Any) -> jax.Array:
+@dataclass(frozen=True)
+class PairwiseKernel(Traced):
+    """One form of one order by one compiler's kernels."""
+
+    implementation: str
+    order: str
+    op: str
+
+    def form(self, *arguments):
+        from . import _neuralsort, _softsort
+
+        module = {"softsort": _softsort, "neuralsort": _neuralsort}[self.order]
+        return getattr(module, self.op)(self.implementation, *arguments)
+
+
+def _form(kernel: PairwiseKernel, x: jax.Array, *arguments: Any) -> jax.Array:
     """One form: checks that a kernel serves the call, then calls it."""
-    mode = arguments[-1]
+    op, mode = kernel.op, arguments[-1]
     if op == "rank":
         shape = x.shape
     else:
@@ -95,12 +112,10 @@ def _run(order: str, op: str, implementation: str, x: jax.Array, *arguments: Any
         result, shape = (*shape[:2], channels), (*shape, channels)
     if 0 in shape:
         return jnp.zeros(result, x.dtype)
-    if (reason := supports(op, order, mode, x.dtype, shape, implementation)) is not None:
-        raise cannot_run(implementation, op, order, reason)
-    from . import _neuralsort, _softsort
-
-    module = {"softsort": _softsort, "neuralsort": _neuralsort}[order]
-    return getattr(module, op)(implementation, x, *arguments)
+    named = kernel.implementation, op, kernel.order
+    if (reason := supports(op, kernel.order, mode, x.dtype, shape, kernel.implementation)) is not None:
+        raise cannot_run(*named, reason)
+    return run(Named(kernel.implementation, kernel.order, op, kernel), x, *arguments)
 
 
 # --- the list that is compiled ahead of time -----------------------------------------------------------

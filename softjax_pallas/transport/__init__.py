@@ -3,4 +3,5 @@
 from ._aot import kernels_for_aot as kernels_for_aot
 from ._limits import supports as supports
 from .op import forms as forms
-from .op import mask as mask
+from .op import refusal as refusal
+from .op import tiles as tiles

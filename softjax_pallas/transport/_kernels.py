@@ -1,17 +1,12 @@
-"""The kernels of one implementation, by name, behind one pair of functions whose batch axis vmap folds into."""
+"""The kernels of one implementation, by name, behind one pair of functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from .._kernel import MOSAIC_GPU
 from ._spec import Operands, Spec
-
-PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret")
-MOSAIC_GPU = ("pallas_mosaic_gpu", "pallas_interpret_gpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,26 +16,6 @@ class Kernels:
     name: str
     forward: Callable[..., Any]
     backward: Callable[..., Any]
-
-
-def _folded(function: Callable, spec: Spec, *operands: Any):
-    """function(spec, *operands), with further axes that vmap adds folded into the batch in front of every operand.
-
-    A vmapped grid would get a second axis, which CUDA caps at 65,535.
-    """
-    call = jax.custom_batching.custom_vmap(partial(function, spec))
-
-    @call.def_vmap
-    def _(size, batched, *arguments):
-        def fold(array, has_axis):
-            array = array if has_axis else jnp.broadcast_to(array[None], (size, *array.shape))
-            return array.reshape(size * array.shape[1], *array.shape[2:])
-
-        out = _folded(function, spec, *jax.tree.map(fold, arguments, tuple(batched)))
-        unfold = partial(jax.tree.map, lambda a: a.reshape(size, a.shape[0] // size, *a.shape[1:]))
-        return unfold(out), jax.tree.map(lambda _: True, out)
-
-    return call(*operands)
 
 
 def _portable(name: str) -> Kernels:
@@ -54,7 +29,7 @@ def _portable(name: str) -> Kernels:
     def backward(spec: Spec, at: Operands, sums, cotangent):
         return pallas.backward(spec, backend, at, sums, cotangent, interpret)
 
-    return Kernels(name, partial(_folded, forward), partial(_folded, backward))
+    return Kernels(name, forward, backward)
 
 
 def _mosaic_gpu(name: str) -> Kernels:
@@ -68,10 +43,24 @@ def _mosaic_gpu(name: str) -> Kernels:
     def backward(spec: Spec, at: Operands, sums, cotangent):
         return mosaic_gpu.backward(spec, at, sums, cotangent, interpret)
 
-    return Kernels(name, partial(_folded, forward), partial(_folded, backward))
+    return Kernels(name, forward, backward)
 
 
 @cache
 def kernels(implementation: str) -> Kernels:
     """The kernels of an implementation; one object for each name, so that compilations are shared."""
     return _mosaic_gpu(implementation) if implementation in MOSAIC_GPU else _portable(implementation)
+
+
+def sizes(implementation: str, n: int, k: int) -> dict[str, int]:
+    """Sizes of the blocks that the kernels for n keys and k anchors work on."""
+    if implementation in MOSAIC_GPU:
+        from . import mosaic_gpu
+
+        spec = Spec(n, k, 1, 0, None, normalise=True)
+        return {"keys": mosaic_gpu.width(spec), "anchors": mosaic_gpu.anchors_held(spec), "warps": 4}
+    from . import pallas
+
+    backend = pallas.BACKENDS[implementation]
+    keys, warps = backend.tile(k)
+    return {"keys": keys, "anchors": backend.anchors(k)} | ({"warps": warps} if backend.masked else {})

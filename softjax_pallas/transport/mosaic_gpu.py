@@ -26,7 +26,7 @@ def width(spec: Spec) -> int:
     return min(next(keys for most, keys in WIDTHS.items() if spec.k <= most), spec.n // 128 * 128)
 
 
-def _anchors(spec: Spec) -> int:
+def anchors_held(spec: Spec) -> int:
     """The length of a vector in memory."""
     return spec.k if spec.k <= FEW else _many.padded(spec.k)
 
@@ -36,7 +36,7 @@ def _program_of(spec: Spec, refs: dict[str, Any], batch: Any):
 
 
 def _vector(spec: Spec, vector: jax.Array, fill: float = 0.0) -> jax.Array:
-    missing = _anchors(spec) - vector.shape[-1]
+    missing = anchors_held(spec) - vector.shape[-1]
     widths = ((0, 0),) * (vector.ndim - 1) + ((0, missing),)
     return jnp.pad(vector.astype(jnp.float32), widths, constant_values=fill) if missing else vector.astype(jnp.float32)
 
@@ -88,7 +88,7 @@ def forward(spec: Spec, at: Operands, interpret: bool = False):
         program.put_vector("solution", psi)
         program.put_vector("sums", sums)
 
-    size = _anchors(spec)
+    size = anchors_held(spec)
     # Averages leave as vectors, one for each column of the payload.
     out = ((spec.payload, size), jnp.float32) if spec.payload else ((spec.wanted, spec.n), at.y.dtype)
     outputs = {"out": out, "solution": ((size,), jnp.float32), "sums": ((size,), jnp.float32)}
@@ -108,7 +108,7 @@ def backward(spec: Spec, at: Operands, sums, cotangent, interpret: bool = False)
 
     outputs = {
         "dy": ((spec.n,), at.y.dtype),
-        "dmasses": ((_anchors(spec),), jnp.float32),
+        "dmasses": ((anchors_held(spec),), jnp.float32),
         "dtau": ((1,), jnp.float32),
     }
     if at.payload is not None:

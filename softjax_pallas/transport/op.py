@@ -1,10 +1,13 @@
 """Optimal transport to few anchors as fused operations: the dual solve, the result and its gradient in a kernel each.
 
-`columns` is the one operation with a custom gradient; rows of P, averages of a payload and the mask derive from it.
-Sorting for the start stays in XLA, since no Pallas backend lowers it.
+Rows of P, averages of a payload, ranks and the mask derive from the plan's columns, `Solve`. Sorting for the start
+stays in XLA, since no Pallas backend lowers it.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,82 +16,125 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from softjax import _transport
+from softjax._fused import run
 from softjax._modes import Mode
 from softjax._orders import ot
 from softjax._orders._base import Forms, Keys, PerRow, Ranks
 
-from .._kernel import cannot_run
-from ._kernels import Kernels, kernels
-from ._limits import max_payload, supports
+from .._kernel import Named, cannot_run
+from ._kernels import Kernels, kernels, sizes
+from ._limits import OPS, max_payload, supports
 from ._spec import Operands, Spec
 
 
+class Solve:
+    """The plan's first columns from a problem: solved here, and remembered for the cotangent."""
+
+    def __init__(self, run: Kernels):
+        self.run = run
+        self.saved: tuple[Array, ...] = ()
+
+    def __call__(self, spec: Spec, at: Operands) -> Float[Array, "batch wanted last"]:
+        """The first `wanted` columns of the plan (batch, wanted, n), or their averages of a payload (batch, wanted, d).
+
+        `at.psi` is where Newton starts; it and `at.anchors` have no gradient.
+        """
+        out, *saved = self.run.forward(spec, at)
+        self.saved = tuple(saved)
+        return out
+
+
+class Solved(Solve):
+    """The same of a problem whose potentials and column sums are known: for its derivative, the values are zeros."""
+
+    def __init__(self, run: Kernels, saved: tuple[Array, ...]):
+        super().__init__(run)
+        self.saved = saved
+
+    def __call__(self, spec: Spec, at: Operands) -> Float[Array, "batch wanted last"]:
+        psi, sums = self.saved
+        return _solved(spec, self.run, at._replace(psi=lax.stop_gradient(psi)), sums)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def columns(spec: Spec, run: Kernels, at: Operands) -> Float[Array, "batch wanted last"]:
-    """The first `wanted` columns of the plan, (batch, wanted, n), or their averages of a payload, (batch, wanted, d).
-
-    `at.psi` is where Newton starts; it and `at.anchors` have no gradient.
-    """
-    return run.forward(spec, at)[0]
+def _solved(spec: Spec, run: Kernels, at: Operands, sums: Array) -> Array:
+    return _solved_forward(spec, run, at, sums)[0]
 
 
-def _columns_forward(spec, run, at):
-    out, psi, sums = run.forward(spec, at)
-    return out, (at._replace(psi=psi), sums)
+def _solved_forward(spec, run, at, sums):
+    shape = (at.y.shape[0], spec.wanted, spec.payload or spec.n)
+    return jnp.zeros(shape, jnp.float32 if spec.payload else at.y.dtype), (at, sums)
 
 
-def _columns_backward(spec, run, residuals, cotangent):
+def _solved_backward(spec, run, residuals, cotangent):
     at, sums = residuals
     dy, dpayload, dmasses, dtau = run.backward(spec, at, sums, cotangent)
     zeros = jnp.zeros_like(at.psi)
-    return (Operands(dy, dpayload, zeros, dmasses.astype(at.masses.dtype), zeros, dtau.astype(at.tau.dtype)),)
+    at = Operands(dy, dpayload, zeros, dmasses.astype(at.masses.dtype), zeros, dtau.astype(at.tau.dtype))
+    return at, jnp.zeros_like(sums)
 
 
-columns.defvjp(_columns_forward, _columns_backward)
+_solved.defvjp(_solved_forward, _solved_backward)
 
 
 def _per_row(vector: Array, batch: int) -> Array:
     return jnp.broadcast_to(vector[None] if vector.ndim == 1 else vector, (batch, vector.shape[-1]))
 
 
-def _checked_columns(op: str, spec: Spec, run: Kernels, at: Operands) -> Array:
-    """`columns`, or an error that says why this implementation has no kernel for it."""
-    shape = (*at.y.shape, spec.k, spec.payload)
-    if reason := supports(op, "ot", at.y.dtype, shape, run.name):
-        raise cannot_run(run.name, op, "ot", reason)
-    return columns(spec, run, at)
-
-
 def _problem(x: Keys, ranks: Ranks, payload: Array | None, tau: PerRow) -> tuple[int, Operands]:
     """How many columns are wanted, and the operands, wanted bins first: the maths ignores the anchors' order."""
-    batch, n = x.shape
-    target = ot.targets(ranks, n, jnp.dtype(jnp.float32))
-    wanted = target.bins.tolist()
-    order = np.array(wanted + sorted(set(range(target.anchors.shape[0])) - set(wanted)))
-    tau = tau.astype(jnp.float32)
-    problem = _transport.Problem(x.astype(jnp.float32), target.anchors, target.masses, tau)
-    start = lax.stop_gradient(_transport.start(problem))[:, order]
-    masses, anchors = (_per_row(v[order], batch) for v in (target.masses, target.anchors))
+    (batch, n), tau = x.shape, tau.astype(jnp.float32)
+    keys, dtype = lax.stop_gradient(x.astype(jnp.float32)), jnp.dtype(jnp.float32)
+    wanted = ot.wanted_bins(ranks, n).tolist()
+    order = np.array(wanted + sorted(set(range(_bins(ranks, n))) - set(wanted)))
+
+    def started(x, places, masses, tau):
+        return lax.stop_gradient(_transport.start(_transport.Problem(x, places, masses, tau)))
+
+    if isinstance(ranks, range):
+        places, masses = ot.targets(ranks, n, dtype)[:2]
+        start = started(keys, places, masses, tau)
+    else:  # traced: every row has its own
+        places, masses = jax.vmap(lambda ranks: ot.targets(ranks, n, dtype)[:2])(ranks)
+        start = jax.vmap(lambda x, a, m, t: started(x[None], a, m, t[None])[0])(keys, places, masses, tau)
+    masses, places = (_per_row(v[..., order], batch) for v in (masses, places))
     transposed = None if payload is None else payload.transpose(0, 2, 1)
-    return len(wanted), Operands(x, transposed, start, masses, anchors, tau)
+    return len(wanted), Operands(x, transposed, start[:, order], masses, places, tau)
 
 
-def plan_columns(
-    run: Kernels, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+def _columns(
+    solve: Solve, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r last"]:
     """Rows of P (batch, r, n) where the payload is None, else rows of P times the payload (batch, r, d)."""
     wanted, at = _problem(x, ranks, payload, tau)
-    k, d = at.masses.shape[1], 0 if payload is None else payload.shape[2]
-    spec = Spec(x.shape[1], k, wanted, d, mode.degree, normalise=True)
-    return _checked_columns("apply" if d else "rows", spec, run, at)
+    d = 0 if payload is None else payload.shape[2]
+    return solve(Spec(x.shape[1], at.masses.shape[1], wanted, d, mode.degree, normalise=True), at)
 
 
-def mask(implementation: str, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+def _rows(solve, x, ranks, tau, mode):
+    return _columns(solve, x, ranks, None, tau, mode)
+
+
+def _apply(solve, x, ranks, payload, tau, mode):
+    payload = x[:, :, None] if payload is None else payload
+    if payload.shape[2] > max_payload(solve.run.name, _bins(ranks, x.shape[1])):
+        return jnp.matmul(_rows(solve, x, ranks, tau, mode), payload, precision=lax.Precision.HIGHEST)
+    return _columns(solve, x, ranks, payload, tau, mode)
+
+
+def _rank(solve, x, tau, mode):
+    n = x.shape[1]
+    at = _problem(x, range(n), None, tau)[1]
+    plan = solve(Spec(n, n, n, 0, mode.degree, normalise=False), at)
+    positions = jnp.arange(n, dtype=plan.dtype)
+    return jnp.matmul(positions, plan, precision=lax.Precision.HIGHEST)
+
+
+def _mask(solve, x, k, tau, mode):
     """How much of every element is among the `k` largest: the plan's column to the upper of two anchors.
 
     `k` (batch,) is real, in [0, n], may be traced and has a gradient. Entries lie in [0, 1] and sum to it.
     """
-    run = kernels(implementation)
     batch, n = x.shape
     mass = jnp.where((k > 0) & (k < n), k, jnp.full_like(k, n / 2))
     y, tau = x.astype(jnp.float32), tau.astype(jnp.float32)
@@ -105,53 +151,84 @@ def mask(implementation: str, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Fl
         jnp.broadcast_to(jnp.asarray([1.0, 0.0], jnp.float32), (batch, 2)),
         tau,
     )
-    found = _checked_columns("mask", Spec(n, 2, 1, 0, mode.degree, normalise=False), run, at)[:, 0]
+    found = solve(Spec(n, 2, 1, 0, mode.degree, normalise=False), at)[:, 0]
     # Nothing or everything needs no solver.
     empty, full = (k <= 0)[:, None], (k >= n)[:, None]
     return jnp.where(full, jnp.ones_like(found), jnp.where(empty, jnp.zeros_like(found), found))
+
+
+_FORMS: dict[str, Callable[..., Array]] = {"rows": _rows, "apply": _apply, "rank": _rank, "mask": _mask}
 
 
 def _bins(ranks: Ranks, n: int) -> int:
     """The number of anchors."""
     if isinstance(ranks, range):
         return len(ranks) + (ranks.start > 0) + (ranks.stop < n) if len(ranks) else 1
-    return 2 * len(ranks) + 1
+    return 2 * ranks.shape[-1] + 1
 
 
-def _rows(run: Kernels, x, ranks, tau, mode):
-    if x.shape[0] == 0 or _bins(ranks, x.shape[1]) < 2:
-        return ot.rows(x, ranks, tau, mode)
-    return plan_columns(run, x, ranks, None, tau, mode)
+def anchors(op: str, x: Any, *arguments: Any) -> int:
+    """The number of anchors of a call of one form."""
+    n = x.shape[1]
+    return {"mask": 2, "rank": n}.get(op) or _bins(arguments[0], n)
 
 
-def _apply(run: Kernels, x, ranks, payload, tau, mode):
-    payload = x[:, :, None] if payload is None else payload
-    k = _bins(ranks, x.shape[1])
-    if x.shape[0] == 0 or k < 2:
-        return ot.DENSE.apply(x, ranks, payload, tau, mode)
-    if payload.shape[2] > max_payload(run.name, k):
-        return jnp.matmul(_rows(run, x, ranks, tau, mode), payload, precision=lax.Precision.HIGHEST)
-    return plan_columns(run, x, ranks, payload, tau, mode)
+@dataclass(frozen=True)
+class TransportKernel:
+    """One form by one compiler's kernels."""
+
+    implementation: str
+    op: str
+
+    def value(self, *arguments: Any) -> tuple[Array, tuple[Array, ...]]:
+        """The form's result; potentials and column sums."""
+        solve = Solve(kernels(self.implementation))
+        return _FORMS[self.op](solve, *arguments), solve.saved
+
+    def pull(self, saved: tuple[Array, ...], cotangent: Array, *arguments: Any) -> tuple[Array, ...]:
+        """Cotangents of the arguments that are arrays of floats."""
+        places = [
+            i for i, a in enumerate(arguments) if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.floating)
+        ]
+
+        def form(*floats):
+            every = list(arguments)
+            for i, a in zip(places, floats, strict=True):
+                every[i] = a
+            return _FORMS[self.op](Solved(kernels(self.implementation), saved), *every)
+
+        return jax.vjp(form, *(arguments[i] for i in places))[1](cotangent)
 
 
-def _rank(run: Kernels, x, tau, mode):
-    batch, n = x.shape
-    if batch == 0 or n < 2:
-        return ot.DENSE.rank(x, tau, mode)
-    at = _problem(x, range(n), None, tau)[1]
-    plan = _checked_columns("rank", Spec(n, n, n, 0, mode.degree, normalise=False), run, at)
-    positions = jnp.arange(n, dtype=plan.dtype)
-    return jnp.matmul(positions, plan, precision=lax.Precision.HIGHEST)
+def refusal(implementation: str, op: str, x: Any, *arguments: Any) -> str | None:
+    """Why no kernel of that implementation serves a call, or None."""
+    k, d = anchors(op, x, *arguments), 0
+    if op == "apply":
+        d = 1 if arguments[1] is None else arguments[1].shape[2]
+        d = 0 if d > max_payload(implementation, k) else d  # then the rows are written and multiplied
+    return supports(op, "ot", x.dtype, (*x.shape, k, d), implementation)
+
+
+def _form(implementation: str, op: str, x: Keys, *arguments: Any) -> Array:
+    """One form: checks that a kernel serves the call, then calls it."""
+    if x.shape[0] == 0 or x.shape[1] < 2 or anchors(op, x, *arguments) < 2:  # nothing to solve
+        return getattr(ot.DENSE, op)(x, *arguments)
+    if reason := refusal(implementation, op, x, *arguments):
+        raise cannot_run(implementation, op, "ot", reason)
+    arguments = tuple(
+        jnp.broadcast_to(a, (x.shape[0], *a.shape))
+        if i == 0 and op in ("rows", "apply") and isinstance(a, jax.Array)
+        else a
+        for i, a in enumerate(arguments)
+    )
+    return run(Named(implementation, "ot", op, TransportKernel(implementation, op)), x, *arguments)
 
 
 def forms(implementation: str) -> dict[str, Forms]:
     """The forms of every method that this package implements by transport kernels, on keys (batch, n)."""
-    run = kernels(implementation)
-    return {
-        "ot": Forms(
-            rows=partial(_rows, run),
-            apply=partial(_apply, run),
-            rank=partial(_rank, run),
-            mask=partial(mask, implementation),
-        )
-    }
+    return {"ot": Forms(**{op: partial(_form, implementation, op) for op in OPS})}  # pyright: ignore[reportArgumentType]
+
+
+def tiles(op: str, implementation: str, x: Any, *arguments: Any) -> dict[str, int]:
+    """Keys at a time, warps that work on them (4 in a warpgroup), and anchors with their padding."""
+    return sizes(implementation, x.shape[1], anchors(op, x, *arguments))

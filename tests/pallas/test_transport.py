@@ -169,8 +169,6 @@ def masked(y, mass, tau, mode):
 
 @pytest.mark.parametrize("implementation", [PORTABLE, MOSAIC])
 def test_mask_with_real_masses_of_every_row(implementation):
-    from softjax_pallas import transport
-
     batch = 3 if implementation == PORTABLE else 1
     y, weights = keys(batch, 130), np.random.default_rng(2).normal(size=(batch, 130))
     mass, tau = np.array([3.0, 64.5, 120.25])[-batch:], np.array([0.1, 0.02, 0.3])[-batch:]
@@ -180,7 +178,7 @@ def test_mask_with_real_masses_of_every_row(implementation):
         return jnp.vdot(out, weights), out
 
     def kernel(y, mass, tau):
-        return transport.mask(implementation, y, mass, tau, MODES["smooth"])
+        return forms(implementation).mask(y, mass, tau, MODES["smooth"])
 
     def run(function, dtype):
         arrays = [jnp.asarray(np.asarray(a, np.float32), dtype) for a in (weights, y, mass, tau)]

@@ -1,0 +1,106 @@
+"""Which kernel a program gets where its caller left the choice: by platform, device, sizes, dtype and JAX's version."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from softjax._fused import Call, Source
+from softjax._orders._linear import Target
+
+from . import transport, tuning
+from ._kernel import OLDEST_JAX, jax_version
+from .transport.op import TransportKernel, anchors
+
+PLATFORMS = {"cuda": ("pallas_mosaic_gpu", "pallas_triton"), "tpu": ("pallas_mosaic_tpu",)}
+"""What may run on a platform."""
+
+
+def sources(order: str, op: str, plain: Call, *arguments: Any) -> list[Source]:
+    """One for each platform on which a call may get a kernel, once its batch and the device are known."""
+    may = [p for p in PLATFORMS if _refusal(order, op, p, None, *arguments) is None and _servants(op, p, *arguments)]
+    return [Chosen(order, op, plain, platform) for platform in may]
+
+
+def pick(order: str, op: str, target: Target, *arguments: Any) -> tuple[str | None, str]:
+    """The implementation for a target, None for plain JAX, and the reason."""
+    platform, kind = target.platform, getattr(target.device, "device_kind", None)
+    if platform not in PLATFORMS:
+        return None, f"there are no kernels for {platform}"
+    if not target.local:
+        return None, f"XLA would have to split a kernel over several {platform} devices: use shard_map"
+    if (reason := _refusal(order, op, platform, kind, *arguments, batch=arguments[0].shape[0])) is not None:
+        return None, reason
+    implementation = _by_capability(target)
+    if implementation is None:
+        return None, f"no kernel is known to run on {kind or f'an unknown {platform} device'}"
+    if (reason := transport.refusal(implementation, op, *arguments)) is not None:
+        return None, reason
+    found = tuning.rule(order, platform, kind)
+    measured = "measured" if found is not None and found.measured else "a default, not measured"
+    return implementation, f"chosen for {platform} by size ({measured})"
+
+
+def _by_capability(target: Target) -> str | None:
+    """What compiles for the device: Mosaic GPU from compute capability 9.0 on, Triton on 8.x."""
+    if target.platform == "tpu":
+        return "pallas_mosaic_tpu"
+    capability = getattr(target.device, "compute_capability", None)
+    if capability is None:
+        return None
+    major = int(str(capability).split(".")[0])
+    return "pallas_mosaic_gpu" if major >= 9 else "pallas_triton" if major == 8 else None
+
+
+def _refusal(
+    order: str, op: str, platform: str, kind: str | None, *arguments: Any, batch: int | None = None
+) -> str | None:
+    """Why no kernel is chosen on a platform, or None."""
+    x = arguments[0]
+    if jax_version() < OLDEST_JAX:
+        return f"kernels need JAX >= {'.'.join(map(str, OLDEST_JAX))}, this is {jax.__version__}"
+    if (found := tuning.rule(order, platform, kind)) is None:
+        return f"no kernel is chosen for method {order!r} on {platform}"
+    if op in ("rows", "apply") and not isinstance(arguments[1], range):
+        return "ranks are traced"
+    if jnp.dtype(x.dtype) != jnp.float32:
+        return f"kernels compute in float32, not {jnp.dtype(x.dtype).name}"
+    return found.refusal(op, batch, x.shape[1], anchors(op, *arguments))
+
+
+def _servants(op: str, platform: str, *arguments: Any) -> list[str]:
+    """Implementations of a platform that can run a call."""
+    return [i for i in PLATFORMS[platform] if transport.refusal(i, op, *arguments) is None]
+
+
+@dataclass(frozen=True)
+class Chosen(Source):
+    """A form by the kernel that `pick` finds for the platform, or in plain JAX."""
+
+    order: str
+    op: str
+    plain: Call | None
+    platform: str | None
+
+    def at(self, target, *arguments):
+        implementation = None if target is None else pick(self.order, self.op, target, *arguments)[0]
+        return None if implementation is None else TransportKernel(implementation, self.op)
+
+    def result(self, *arguments):
+        x = arguments[0]
+        batch, n = x.shape
+        if self.op in ("mask", "rank"):
+            shape = batch, n
+        elif self.op == "rows":
+            shape = batch, len(arguments[1]), n
+        else:
+            shape = batch, len(arguments[1]), 1 if arguments[2] is None else arguments[2].shape[2]
+        return jax.ShapeDtypeStruct(shape, x.dtype)
+
+    def saved(self, *arguments):
+        potentials = jax.ShapeDtypeStruct((arguments[0].shape[0], anchors(self.op, *arguments)), jnp.float32)
+        return potentials, potentials
+
+    def no_derivative(self, what):
+        return NotImplementedError(f"{self.op} of method {self.order!r} has no {what}.")

@@ -1,0 +1,190 @@
+"""What runs where nobody named an implementation: kernels on GPU and TPU from a size on, plain JAX otherwise."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import x64
+
+import softjax as sj
+from softjax import _dispatch
+from softjax._orders._linear import Target
+from softjax_pallas import choice, tuning
+
+LARGE, SMALL = (512, 1024), (4, 1024)
+
+
+class Device:
+    """What a choice asks of a device."""
+
+    def __init__(self, kind, capability=None):
+        self.device_kind, self.compute_capability = kind, capability
+
+
+def top_k(x, k=3, **how):
+    return jnp.sum(jnp.sin(3 * sj.top_k(x, k, method="ot", **how)[0]))
+
+
+def mask(x):
+    return jnp.sum(jnp.sin(3 * sj.top_k_mask(x, 2.5)))
+
+
+def text(function, shape, platform, dtype=jnp.float32):
+    """A program lowered for a platform that this machine need not have."""
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    return jax.jit(function).trace(x).lower(lowering_platforms=(platform,)).as_text()
+
+
+def kernels_in(text):
+    return [name for name in ("transport_forward", "transport_backward") if name in text]
+
+
+@pytest.mark.parametrize("function", [top_k, mask])
+def test_kernels_are_chosen_on_a_tpu(function):
+    """Value and gradient run as one kernel each."""
+    assert kernels_in(text(function, LARGE, "tpu")) == ["transport_forward"]
+    assert kernels_in(text(jax.grad(function), LARGE, "tpu")) == ["transport_forward", "transport_backward"]
+
+
+def test_small_calls_and_the_cpu_run_plain_jax():
+    """Nothing changes where there is no kernel, or where it would not pay."""
+    gradient = jax.grad(top_k)
+    assert not kernels_in(text(gradient, SMALL, "tpu"))
+    assert not kernels_in(text(gradient, LARGE, "cpu"))
+    assert not kernels_in(text(gradient, LARGE, "cuda"))  # no device says what it can run
+    assert not kernels_in(text(jax.grad(lambda x: top_k(x, 100)), LARGE, "tpu"))
+    with x64():
+        assert not kernels_in(text(gradient, LARGE, "tpu", jnp.float64))
+
+
+def test_vmap_makes_the_batch():
+    """Rows of a vmapped call count."""
+    assert kernels_in(text(jax.vmap(jax.grad(top_k)), LARGE, "tpu")) == ["transport_forward", "transport_backward"]
+
+
+def test_exported_programs_hold_a_kernel_for_each_platform():
+    """One program for several platforms: a kernel where there is one, plain JAX elsewhere."""
+    program = jax.export.export(jax.jit(jax.grad(top_k)), platforms=("cpu", "tpu"))(
+        jax.ShapeDtypeStruct(LARGE, jnp.float32)
+    )
+    assert kernels_in(program.mlir_module()) == ["transport_forward", "transport_backward"]
+    x = np.random.default_rng(0).normal(size=LARGE).astype(np.float32)
+    np.testing.assert_allclose(program.call(x), jax.jit(jax.grad(top_k))(x), atol=2e-6)
+
+
+def test_checkpoint_forward_mode_and_second_derivatives_are_those_of_plain_jax():
+    """A program with a branch for kernels has every derivative, equal to that of the fast form by name."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 600)), jnp.float32)
+    plain = lambda x: top_k(x, implementation="xla")
+
+    def derivatives(f):
+        first = jax.grad(jax.checkpoint(f))
+        return (
+            first(x),
+            jax.jvp(f, (x,), (jnp.cos(x),))[1],
+            jax.grad(lambda x: jnp.vdot(first(x), jnp.cos(x)))(x),
+            jax.jvp(jax.grad(f), (x,), (jnp.cos(x),))[1],
+            jax.vmap(jax.grad(lambda row: f(row[None])))(x),
+        )
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    for have, want in zip(jax.jit(lambda: derivatives(top_k))(), jax.jit(lambda: derivatives(plain))(), strict=True):
+        np.testing.assert_allclose(have, want, rtol=2e-5, atol=1e-5 * float(jnp.max(jnp.abs(want))))
+
+
+def by_interpreter(monkeypatch):
+    """Make this machine's CPU a platform with kernels."""
+    monkeypatch.setitem(choice.PLATFORMS, "cpu", ("pallas_interpret",))
+    rule = tuning.Rule(("rows", "apply", "mask"), 8, 1, 33)
+    monkeypatch.setattr(tuning, "rule", lambda order, platform, kind=None: rule if platform == "cpu" else None)
+    monkeypatch.setattr(choice, "_by_capability", lambda target: "pallas_interpret")
+
+
+@pytest.mark.parametrize("function", [top_k, mask])
+def test_the_branch_of_a_platform_with_kernels(monkeypatch, function):
+    """Values, gradients, vmap and every derivative through the kernel's branch, interpreted on the CPU."""
+    by_interpreter(monkeypatch)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 37)), jnp.float32)
+    run = jax.jit(lambda x: (jax.value_and_grad(function)(x), jax.vmap(jax.grad(lambda r: function(r[None])))(x)))
+    assert "while" in run.lower(x).as_text()
+    found = _dispatch.Fused("ot", "mask", None).explain(Target("cpu"), x, jnp.ones(2), jnp.ones(2), None)
+    assert found.implementation == "pallas_interpret"
+    (value, gradient), rows = run(x)
+    second = lambda x: jax.jvp(jax.grad(function), (x,), (x,))[1]
+    curvature = jax.jit(second)(x)
+    forward = jax.jit(lambda x: jax.jvp(function, (x,), (x,))[1])(x)
+    monkeypatch.undo()
+    jax.clear_caches()
+    plain, want = jax.value_and_grad(function)(x)
+    np.testing.assert_allclose(value, plain, rtol=1e-5)
+    for have in (gradient, rows):
+        np.testing.assert_allclose(have, want, atol=2e-5 * float(jnp.max(jnp.abs(want))))
+    np.testing.assert_allclose(forward, jnp.vdot(want, x), rtol=1e-4, atol=1e-4)
+    exact = jax.jit(second)(x)
+    np.testing.assert_allclose(curvature, exact, atol=2e-4 * float(jnp.max(jnp.abs(exact))))
+
+
+def test_a_choice_by_device():
+    """Compute capability decides between compilers; an unknown device gets plain JAX; reasons are given."""
+    x, ranks = jax.ShapeDtypeStruct(LARGE, jnp.float32), range(1021, 1024)
+    pick = lambda target, x=x, ranks=ranks: choice.pick("ot", "rows", target, x, ranks, None, None)
+    assert pick(Target("cuda", Device("NVIDIA H200", "9.0")))[0] == "pallas_mosaic_gpu"
+    assert pick(Target("cuda", Device("NVIDIA B200", "10.0")))[0] == "pallas_mosaic_gpu"
+    assert pick(Target("cuda", Device("NVIDIA A100", "8.0")))[0] == "pallas_triton"
+    for target, reason in [
+        (Target("cuda", Device("Tesla V100", "7.0")), "V100"),
+        (Target("cuda"), "unknown cuda device"),
+        (Target("cpu"), "cpu"),
+    ]:
+        implementation, why = pick(target)
+        assert implementation is None and reason in why
+    small = jax.ShapeDtypeStruct(SMALL, jnp.float32)
+    assert "4 rows are fewer than 8" in pick(Target("tpu", Device("TPU v5e")), small)[1]
+    assert "33" in pick(Target("tpu", Device("TPU v5e")), ranks=range(924, 1024))[1]
+    assert "not measured" in pick(Target("tpu", Device("TPU v5e")))[1]
+
+
+def test_an_older_jax_runs_plain_jax(monkeypatch):
+    """And explain says so."""
+    monkeypatch.setattr(choice, "jax_version", lambda: (0, 10))
+    assert not kernels_in(text(lambda x: top_k(x + 0), LARGE, "tpu"))
+    x = jax.ShapeDtypeStruct(LARGE, jnp.float32)
+    assert "JAX >= 0.11" in choice.pick("ot", "rows", Target("tpu"), x, range(3), None, None)[1]
+
+
+def test_explain_of_kernels():
+    """Shapes will do, and a kernel's tiles are told."""
+    x = jax.ShapeDtypeStruct(LARGE, jnp.float32)
+    named = sj.explain(sj.top_k, x, 3, method="ot", implementation="pallas_mosaic_tpu")
+    assert named.implementation == "pallas_mosaic_tpu" and named.tiles["keys"] == 512
+    assert sj.explain(sj.sort, x, implementation="pallas_triton").tiles["rows"] == 32
+    chosen = sj.explain(sj.top_k, x, 3, method="ot")
+    assert chosen.implementation == "xla" and chosen.tiles is None and "cpu" in chosen.reason
+
+
+def test_a_cpu_imports_no_pallas():
+    """Not for the largest call with its gradient, either."""
+    code = """
+import sys, jax, jax.numpy as jnp, softjax as sj
+before = set(sys.modules)
+f = lambda x: jnp.sum(sj.top_k(x, 3, method="ot")[0] ** 2)
+jax.jit(jax.grad(f)).lower(jnp.ones((128, 512)))
+new = {name for name in set(sys.modules) - before if "pallas" in name and not name.startswith("softjax_pallas")}
+assert "softjax_pallas" in sys.modules and not new, new
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("implementation", ["pallas_interpret"])
+@pytest.mark.parametrize("method", ["softsort", "neuralsort", "ot"])
+def test_a_named_kernel_names_the_remedy(method, implementation):
+    """Forward mode and second derivatives do not go through a kernel."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 20)), jnp.float32)
+    f = lambda x: jnp.sum(jnp.sin(sj.max(x, axis=-1, method=method, implementation=implementation)))
+    with pytest.raises(NotImplementedError, match="forward mode.*implementation='xla' can"):
+        jax.jvp(f, (x,), (x,))
+    with pytest.raises(NotImplementedError, match="second derivative.*implementation='xla' can"):
+        jax.jit(jax.hessian(f))(x)

@@ -1,0 +1,72 @@
+"""Run by test_sharding.py in a process with four virtual devices: `sharded.py NAME...` prints one JSON line per case.
+
+A case is "operator method mode implementation". A line says which collectives its compiled value-and-gradient has, how
+the results are sharded, and how far they are from those on one device.
+"""
+
+import json
+import os
+import re
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import softjax as sj
+
+jax.config.update("jax_disable_most_optimizations", True)
+ROWS, N = 8, 64
+OPERATORS = {
+    "sort": sj.sort,
+    "payload": lambda x, **o: sj.sort((x, jnp.cos(x)), **o)[1],
+    "argsort": sj.argsort,
+    "ranking": sj.ranking,
+    "top_k": lambda x, **o: sj.top_k(x, 3, **o),
+    "top_20": lambda x, **o: sj.top_k(x, 20, **o)[0],
+    "max": lambda x, **o: sj.max(x, axis=-1, **o),
+    "quantile": lambda x, **o: sj.quantile(x, 0.3, axis=-1, **o),
+    "mask": lambda x, **o: sj.top_k_mask(x, 5.5, **o),
+    "transpose": lambda x, **o: sj.soft_permutation(x, **o).T @ x[..., None],
+}
+COLLECTIVES = ("all-gather", "collective-permute", "all-to-all")
+
+
+def case(name: str) -> dict:
+    operator, method, mode, implementation = name.split()
+    how = {"method": method, "mode": mode, "implementation": None if implementation == "None" else implementation}
+
+    def loss(x):
+        y = OPERATORS[operator](x, **how)
+        return sum(jnp.sum(jnp.sin(v)) for v in jax.tree.leaves(y)), y
+
+    both = jax.grad(loss, has_aux=True)
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = np.random.default_rng(0).normal(size=(ROWS, N)).astype(np.float32)
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("rows")))
+    compiled = jax.jit(both).lower(split).compile()
+    text = compiled.as_text()
+    have, want = jax.tree.leaves(compiled(split)), jax.tree.leaves(jax.jit(both)(x))
+    rows = PartitionSpec("rows")
+    mapped = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False))
+    return {
+        "case": name,
+        "collectives": {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES},
+        "rows": sorted({a.sharding.shard_shape(a.shape)[0] for a in have}),
+        "error": max(float(np.max(np.abs(a - b))) for a, b in zip(have, want, strict=True)),
+        "mapped": mapped_error(mapped, split, want),
+    }
+
+
+def mapped_error(mapped, split, want) -> float:
+    have = jax.tree.leaves(mapped(split))
+    return max(float(np.max(np.abs(a - b))) for a, b in zip(have, want, strict=True))
+
+
+if __name__ == "__main__":
+    for line in sys.argv[1:]:
+        print(json.dumps(case(line)), flush=True)

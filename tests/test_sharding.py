@@ -1,0 +1,50 @@
+"""Rows that are sharded over devices stay there: four virtual devices, in a process of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from softjax_pallas._kernel import OLDEST_JAX, jax_version
+
+HERE = Path(__file__).parent
+PLAIN = [
+    "sort softsort smooth None",
+    "payload softsort c1 None",
+    "top_k softsort smooth None",
+    "ranking softsort c2 None",
+    "mask softsort c1 None",
+    "sort neuralsort smooth None",
+    "top_20 neuralsort c1 None",
+    "quantile neuralsort smooth None",
+    "top_k ot smooth None",
+    "argsort ot c1 None",
+    "transpose softsort smooth None",
+]
+KERNELS = [
+    "sort softsort smooth pallas_interpret",
+    "argsort softsort c1 pallas_interpret",
+    "max neuralsort smooth pallas_interpret",
+    "top_k ot smooth pallas_interpret",
+    "mask ot c1 pallas_interpret",
+]
+OLD = jax_version() < OLDEST_JAX
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "names", [PLAIN, pytest.param(KERNELS, marks=pytest.mark.skipif(OLD, reason="kernels need JAX >= 0.11"))]
+)
+def test_sharded_rows_stay_where_they_are(names):
+    """Under jit no collective moves rows, results are sharded as the input, and shard_map gives the same."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "sharded.py"), *names]
+    run = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+    assert [line["case"] for line in lines] == names
+    for line in lines:
+        assert not any(line["collectives"].values()), line
+        assert line["rows"] == [2], line
+        assert max(line["error"], line["mapped"]) < 2e-5, line
