@@ -4,10 +4,13 @@ Every array operator works on rows, an array (batch, n): the softened axis last,
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from . import _check
@@ -94,3 +97,22 @@ def layout_reduced(x: jax.Array, axis: Axis) -> Layout:
 def _not_empty(layout: Layout) -> None:
     if layout.n == 0:
         _check.wrong("shape", layout.shape, "of at least one element along `axis`")
+
+
+def by_shard(function: Callable[..., Any], *arrays: jax.Array | None) -> Any:
+    """function(*arrays) of rows, (batch, ...) each; on a mesh with explicit axes every device computes on its own rows.
+
+    The first array says how rows are sharded. Anything else that is sharded is gathered.
+    """
+    sharding = jax.typeof(arrays[0]).sharding
+    explicit = getattr(sharding.mesh, "explicit_axes", ())
+    if not explicit:
+        return function(*arrays)
+    rows = PartitionSpec(*sharding.spec[:1])
+    placed = [
+        None if a is None else jax.sharding.reshard(a, PartitionSpec(*rows, *(None,) * (a.ndim - 1))) for a in arrays
+    ]
+    run = jax.shard_map(
+        function, mesh=sharding.mesh, in_specs=rows, out_specs=rows, axis_names=set(explicit), check_vma=False
+    )
+    return run(*placed)

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from . import _check, _dispatch
-from ._axis import Layout
+from ._axis import Layout, by_shard
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
@@ -147,12 +147,13 @@ def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None
 
 @partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _with_static_ranks(form, mode, ranks, keys, *rest):
-    return form(keys, *(() if ranks is None else (ranks,)), *rest, mode)
+    given = () if ranks is None else (ranks,)
+    return by_shard(lambda keys, *rest: form(keys, *given, *rest, mode), keys, *rest)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _with_traced_ranks(form, mode, ranks, keys, *rest):
-    return form(keys, ranks, *rest, mode)
+    return by_shard(lambda keys, *rest: form(keys, ranks, *rest, mode), keys, *rest)
 
 
 def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:
