@@ -1,7 +1,7 @@
-"""Optimal transport to few anchors as fused operations: the dual solve, the result and its gradient in a kernel each.
+"""Optimal transport as fused operations. Few anchors: the dual solve, the result and its gradient in a kernel each.
 
-`columns` is the one operation with a custom gradient; rows of P, averages of a payload and the mask derive from it.
-Sorting for the start stays in XLA, since no Pallas backend lowers it.
+`columns` is their one operation with a custom gradient; rows of P, averages of a payload and the mask derive from it.
+More anchors than its kernels hold are left to `_stream`, whose kernels are passes over the plan. Sorting for the start stays in XLA, since no Pallas backend lowers it.
 """
 
 from functools import partial
@@ -18,8 +18,9 @@ from softjax._orders import ot
 from softjax._orders._base import Forms, Keys, PerRow, Ranks
 
 from .._kernel import cannot_run
+from . import _stream
 from ._kernels import Kernels, kernels
-from ._limits import max_payload, supports
+from ._limits import least_anchors, max_payload, many, supports
 from ._spec import Operands, Spec
 
 
@@ -118,9 +119,28 @@ def _bins(ranks: Ranks, n: int) -> int:
     return 2 * len(ranks) + 1
 
 
+def _check(op: str, x: Keys, k: int, payload: int, implementation: str) -> None:
+    if reason := supports(op, "ot", x.dtype, (*x.shape, k, payload), implementation):
+        raise cannot_run(implementation, op, "ot", reason)
+
+
+def _streamed(implementation: str, x: Keys, ranks: Ranks, tau: PerRow) -> tuple[_transport.Problem, np.ndarray]:
+    """The problem of many anchors, in float32, and which anchors are wanted. Empty anchors fill a tile."""
+    target = ot.targets(ranks, x.shape[1], jnp.dtype(jnp.float32))
+    missing = (0, max(0, least_anchors(implementation) - target.masses.shape[0]))
+    anchors, masses = jnp.pad(target.anchors, missing, mode="edge"), jnp.pad(target.masses, missing)
+    return _transport.Problem(x.astype(jnp.float32), anchors, masses, tau.astype(jnp.float32)), target.bins
+
+
 def _rows(run: Kernels, x, ranks, tau, mode):
-    if x.shape[0] == 0 or _bins(ranks, x.shape[1]) < 2:
+    k = _bins(ranks, x.shape[1])
+    if x.shape[0] == 0 or k < 2:
         return ot.rows(x, ranks, tau, mode)
+    if many(k, run.name):
+        _check("rows", x, k, 0, run.name)
+        problem, bins = _streamed(run.name, x, ranks, tau)
+        plan = _stream.distributions(_stream.Stream(run.name, mode), x.dtype, problem)
+        return jnp.swapaxes(plan[:, :, bins], 1, 2)
     return plan_columns(run, x, ranks, None, tau, mode)
 
 
@@ -129,6 +149,12 @@ def _apply(run: Kernels, x, ranks, payload, tau, mode):
     k = _bins(ranks, x.shape[1])
     if x.shape[0] == 0 or k < 2:
         return ot.DENSE.apply(x, ranks, payload, tau, mode)
+    if many(k, run.name):
+        _check("apply", x, k, payload.shape[2], run.name)
+        problem, bins = _streamed(run.name, x, ranks, tau)
+        channels = jnp.swapaxes(payload, 1, 2).astype(jnp.float32)
+        found = _stream.averages(_stream.Stream(run.name, mode), problem, channels)
+        return jnp.swapaxes(found[:, :, bins], 1, 2).astype(payload.dtype)
     if payload.shape[2] > max_payload(run.name, k):
         return jnp.matmul(_rows(run, x, ranks, tau, mode), payload, precision=lax.Precision.HIGHEST)
     return plan_columns(run, x, ranks, payload, tau, mode)
@@ -138,6 +164,11 @@ def _rank(run: Kernels, x, tau, mode):
     batch, n = x.shape
     if batch == 0 or n < 2:
         return ot.DENSE.rank(x, tau, mode)
+    if many(n, run.name):
+        _check("rank", x, n, 0, run.name)
+        problem, _ = _streamed(run.name, x, range(n), tau)
+        positions = jnp.minimum(jnp.arange(problem.anchors.shape[0], dtype=jnp.float32), n - 1)
+        return _stream.expectations(_stream.Stream(run.name, mode), problem, positions).astype(x.dtype)
     at = _problem(x, range(n), None, tau)[1]
     plan = _checked_columns("rank", Spec(n, n, n, 0, mode.degree, normalise=False), run, at)
     positions = jnp.arange(n, dtype=plan.dtype)
