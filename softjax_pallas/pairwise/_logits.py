@@ -11,8 +11,8 @@ for j on either side of f. In this form its terms are n times larger than D, so 
 f_0 the first row of a block and m about s_{f_0}, P becomes Q_j = sum_{f_0 < i <= j} (s_i - m) and s becomes s - m. Q is
 computed from prefix sums in two floats, once per column and block. Columns may come in any order.
 
-Transport: psi_a + (y_i - 1/2) h_a with h_a = 2 (a - 1/2) / tau, from a key i and an anchor a (`softjax._transport`). Its
-rows have no common maximum.
+Transport (see `softjax._transport`): psi_a + (y_i - 1/2) h_a with h_a = 2 (a - 1/2) / tau, from a key y_i and an anchor
+a. Its rows have no common maximum.
 """
 
 import abc

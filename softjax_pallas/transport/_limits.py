@@ -52,9 +52,14 @@ def many(k: int, implementation: str) -> bool:
     return k > MAX_ANCHORS[implementation]
 
 
-def least_anchors(implementation: str) -> int:
-    """So many anchors fill a tile of a pass."""
-    return TILE if implementation in MIN_KEYS else 1
+def pass_anchors(k: int, implementation: str) -> int:
+    """k, rounded up to what a pass takes: empty anchors fill a Mosaic GPU tile, and align its loads of two anchors."""
+    return max(TILE, -(-k // 8) * 8) if implementation in MIN_KEYS else k
+
+
+def pass_channels(implementation: str) -> int:
+    """Channels of a payload that a pass visits at once: what registers hold; with the anchors' own, eight sublanes."""
+    return 4 if implementation in MIN_KEYS else 7
 
 
 OPS = ("rows", "apply", "rank", "mask")

@@ -16,10 +16,8 @@ from ..pairwise._launch import scale_of
 from ..pairwise._operands import MATRIX, OWN_COLUMNS, OWN_ROWS, WHOLE_COLUMNS, WHOLE_ROWS, results
 from ..pairwise._tiled import Common, Spec, run
 from . import _stream_bodies as bodies
+from ._limits import pass_channels
 from ._maths import NEVER
-
-CHANNELS = 7
-"""Channels of a payload that a kernel visits at once: with the anchors' own they fill a TPU's eight sublanes."""
 
 KeyChannels = Float[Array, "batch d n"]
 AnchorChannels = Float[Array, "batch d k"]
@@ -75,7 +73,7 @@ class Passes:
         """Per anchor the sums of p times the payload, and of p."""
         parts = [
             self._by_anchors(bodies.collect, ((WHOLE_ROWS,), (part,)), (self.norm,), part.shape[1] + 1)
-            for part in chunks(payload)
+            for part in chunks(self.spec.implementation, payload)
         ]
         return jnp.concatenate([part[:, :-1] for part in parts], axis=1), parts[0][:, -1]
 
@@ -113,11 +111,12 @@ def passes(spec: Spec, problem: Problem, psi: Potentials, norm: Norm | None = No
     level = jnp.where(masses > 0, psi, jnp.full_like(psi, NEVER))
     slope = (2 / tau)[:, None] * (anchors - 0.5)[None]
     common = Common((y - 0.5)[:, None], jnp.stack([level, slope], axis=1), scale_of(y, tau))
-    if norm is None:
-        (norm,) = run(spec, bodies.norms, True, common, ((), ()), results(FLOAT, rows=2))
-    return Passes(spec, common, norm)
+    if norm is not None:
+        return Passes(spec, common, norm)
+    return Passes(spec, common, run(spec, bodies.norms, True, common, ((), ()), results(FLOAT, rows=2))[0])
 
 
-def chunks(channels: Float[Array, "batch d _"]) -> list[Float[Array, "batch c _"]]:
-    """Channels in groups of what a kernel visits at once."""
-    return [channels[:, first : first + CHANNELS] for first in range(0, channels.shape[1], CHANNELS)]
+def chunks(implementation: str, channels: Float[Array, "batch d _"]) -> list[Float[Array, "batch c _"]]:
+    """Channels in groups of what a pass visits at once."""
+    size = pass_channels(implementation)
+    return [channels[:, first : first + size] for first in range(0, channels.shape[1], size)]

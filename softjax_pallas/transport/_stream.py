@@ -73,7 +73,7 @@ def solve(stream: Stream, problem: Problem) -> Solution:
 def cotangents(
     stream: Stream, solution: Solution, directions: Sequence[Direction]
 ) -> tuple[Problem, list[KeyChannels]]:
-    """The problem's cotangents where the plan's is the sum of the directions, and what `pull` gives for each of them."""
+    """The problem's cotangents where the plan's is a sum of directions, and what `pull` gives for each of them."""
     at, (problem, *_) = solution.passes(stream), solution
     live = problem.masses > 0
     sums = reduce(jnp.add, (at.sums(g) for g in directions))
@@ -108,10 +108,8 @@ def _averages_backward(stream, residuals, g):
     solution, payload, received = residuals
     u = g / received[:, None]  # a constant: the potentials' derivative keeps what anchors receive
     alone = jnp.zeros_like(u[:, :1])
-    directions = [
-        Direction(jnp.concatenate([part, alone], axis=1), keys)
-        for part, keys in zip(chunks(u), chunks(payload), strict=True)
-    ]
+    parts, keys = (chunks(stream.implementation, channels) for channels in (u, payload))
+    directions = [Direction(jnp.concatenate([part, alone], axis=1), w) for part, w in zip(parts, keys, strict=True)]
     dproblem, dpayload = cotangents(stream, solution, directions)
     return dproblem, jnp.concatenate(dpayload, axis=1)
 

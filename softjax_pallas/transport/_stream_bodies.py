@@ -1,9 +1,9 @@
 """The kernels of transport to many anchors, over tiles (keys, anchors) of a plan that is never stored.
 
-A key's entries are p = phi(z - shift) * inv: `norms` finds both numbers and every other kernel starts from them. Kernels
-that own keys sum over anchors, those that own anchors sum over keys. With w = phi'(z - shift) * inv the derivative of
-a key's entries in the direction g, and the transpose of that, is w (g - c) with c the mean of g under w: `centre` finds
-c, `couple` the sums over keys, `pull` those over anchors. For g = v the sums over keys are the Laplacian times v.
+A key's entries are p = phi(z - shift) * inv: `norms` finds both numbers and every other kernel starts from them.
+Kernels that own keys sum over anchors, those that own anchors sum over keys. With w = phi'(z - shift) * inv the
+derivative of a key's entries in the direction g, and the transpose of that, is w (g - c), c the mean of g under w:
+`centre` finds c, `couple` the sums over keys, `pull` those over anchors. For g = v `couple` gives the Laplacian times v.
 
 A direction is g_ia = sum_d w_di u_da + u_a, from channels of the keys and of the anchors, the last one alone, or a
 stored matrix plus u_a.
@@ -42,7 +42,9 @@ def collect(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: t
 
     def visit(t, z, sums):
         weight = weight_of(k, maths.phi, norm_ref, t, z)
-        return add(sums, [*(p.sum_columns(weight * p.down(p.rows(payload[0], c, t))) for c in range(d)), p.sum_columns(weight)])
+        return add(
+            sums, [*(p.sum_columns(weight * p.down(p.rows(payload[0], c, t))) for c in range(d)), p.sum_columns(weight)]
+        )
 
     for c, total in enumerate(k.fold(visit, (p.per_column(0.0),) * (d + 1))):
         p.put_columns(out_ref, c, total)
@@ -129,7 +131,7 @@ def couple(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: tu
 
 
 def pull(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: tuple) -> None:
-    """Per key the sum of w (g - c) dz/dy, its cotangent, and those of p times the anchors' channels that meet its own."""
+    """Per key the sum of w (g - c) dz/dy, its cotangent, and the sums of p times the anchors' channels but the last."""
     k, (*given, norm_ref, out_ref) = Kernel(p, pairs, degree, common, True), refs
     direction, shift, inv = _direction(k, given), p.rows(norm_ref, 0), p.rows(norm_ref, 1)
     u_ref = given[-1]

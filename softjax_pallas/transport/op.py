@@ -1,7 +1,8 @@
 """Optimal transport as fused operations. Few anchors: the dual solve, the result and its gradient in a kernel each.
 
 `columns` is their one operation with a custom gradient; rows of P, averages of a payload and the mask derive from it.
-More anchors than its kernels hold are left to `_stream`, whose kernels are passes over the plan. Sorting for the start stays in XLA, since no Pallas backend lowers it.
+More anchors than its kernels hold are left to `_stream`, whose kernels are passes over the plan. Sorting for the start
+stays in XLA, since no Pallas backend lowers it.
 """
 
 from functools import partial
@@ -20,7 +21,7 @@ from softjax._orders._base import Forms, Keys, PerRow, Ranks
 from .._kernel import cannot_run
 from . import _stream
 from ._kernels import Kernels, kernels
-from ._limits import least_anchors, max_payload, many, supports
+from ._limits import many, max_payload, pass_anchors, supports
 from ._spec import Operands, Spec
 
 
@@ -125,9 +126,10 @@ def _check(op: str, x: Keys, k: int, payload: int, implementation: str) -> None:
 
 
 def _streamed(implementation: str, x: Keys, ranks: Ranks, tau: PerRow) -> tuple[_transport.Problem, np.ndarray]:
-    """The problem of many anchors, in float32, and which anchors are wanted. Empty anchors fill a tile."""
+    """The problem of many anchors, in float32, and which anchors are wanted; further ones are empty."""
     target = ot.targets(ranks, x.shape[1], jnp.dtype(jnp.float32))
-    missing = (0, max(0, least_anchors(implementation) - target.masses.shape[0]))
+    k = target.masses.shape[0]
+    missing = (0, pass_anchors(k, implementation) - k)
     anchors, masses = jnp.pad(target.anchors, missing, mode="edge"), jnp.pad(target.masses, missing)
     return _transport.Problem(x.astype(jnp.float32), anchors, masses, tau.astype(jnp.float32)), target.bins
 
