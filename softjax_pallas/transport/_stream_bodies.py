@@ -3,7 +3,7 @@
 A key's entries are p = phi(z - shift) * inv: `norms` finds both numbers and every other kernel starts from them.
 Kernels that own keys sum over anchors, those that own anchors sum over keys. With w = phi'(z - shift) * inv the
 derivative of a key's entries in the direction g, and the transpose of that, is w (g - c), c the mean of g under w:
-`centre` finds c, `couple` the sums over keys, `pull` those over anchors. For g = v `couple` gives the Laplacian times v.
+`centre` finds c, `couple` the sums over keys, `pull` those over anchors. For g = v `couple` is the Laplacian times v.
 
 A direction is g_ia = sum_d w_di u_da + u_a, from channels of the keys and of the anchors, the last one alone, or a
 stored matrix plus u_a.
