@@ -74,7 +74,7 @@ def distribute(mode: Mode, psi: Potentials, problem: Problem, values: Float[Arra
     return parts.reshape(batch, -1, values.shape[-1])[:, :n]
 
 
-def _conjugate_gradients(
+def conjugate_gradients(
     matvec: Callable[[Potentials], Potentials], rhs: Potentials, tolerance: float, limit: int
 ) -> Potentials:
     """matvec^-1 rhs, every row of the batch on its own, to a residual of `tolerance` times that of 0."""
@@ -119,7 +119,7 @@ def potentials(mode: Mode, problem: Problem) -> tuple[Potentials, SolverInfo]:
         return column_sums(mode, psi, problem) - problem.masses[None], psi
 
     def solve(psi, residual, damping):
-        return _conjugate_gradients(_curved(mode, psi, problem, damping), residual, 1e-2, 100)
+        return conjugate_gradients(_curved(mode, psi, problem, damping), residual, 1e-2, 100)
 
     return newton(problem, evaluate, solve, rounds=sinkhorn_rounds(mode))
 
@@ -134,7 +134,7 @@ def _potentials_jvp(mode, primals, tangents):
     step = lax.custom_linear_solve(
         _curved(mode, psi, problem, damping),
         received - change.masses[None],
-        lambda matvec, rhs: _conjugate_gradients(matvec, rhs, tolerance, 500),
+        lambda matvec, rhs: conjugate_gradients(matvec, rhs, tolerance, 500),
         symmetric=True,
     )
     return (psi, info), (-step, no_tangent(info))

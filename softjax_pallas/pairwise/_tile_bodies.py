@@ -41,12 +41,16 @@ class Kernel:
         return lax.fori_loop(self.start, self.stop, lambda t, carry: visit(t, self.logits(t), carry), start)
 
     def normalise(self) -> tuple[Value, Value]:
-        """theta and inv of the own rows; inv is NaN where 1 / tau is, since a compiler's max may drop a NaN."""
+        """theta and inv of the own rows; inv is marked, since a compiler's max may drop a NaN."""
         theta, inv = maths.normalise(self.p, self.degree, self.fold)
-        return theta, jnp.where(self.p.per_row(0.0) + self.scale > 0, inv, jnp.nan)
+        return theta, self.marked(inv)
+
+    def marked(self, v: Value) -> Value:
+        """A value per row, NaN where 1 / tau is."""
+        return jnp.where(self.p.per_row(0.0) + self.scale > 0, v, jnp.nan)
 
 
-def _add(sums, terms):
+def add(sums, terms):
     return tuple(s + term for s, term in zip(sums, terms, strict=True))
 
 
@@ -72,7 +76,7 @@ def apply(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: tup
 
     def visit(t, z, sums):
         weight = maths.phi(degree, z - p.down(theta))
-        return _add(sums, [p.sum_rows(weight * p.across(p.columns(v_ref, c, t))) for c in range(d)])
+        return add(sums, [p.sum_rows(weight * p.across(p.columns(v_ref, c, t))) for c in range(d)])
 
     sums = k.fold(visit, (p.per_row(0.0),) * d)
     for c in range(d):
@@ -86,14 +90,14 @@ def column_sums(p: Program, pairs: NeuralSortPairs, degree: int | None, common: 
     k, (norm_ref, out_ref) = Kernel(p, pairs, degree, common, False), refs
 
     def visit(t, z, sums):
-        weight = _weight(k, maths.phi, norm_ref, t, z)
-        return _add(sums, [p.sum_columns(weight), p.sum_columns(weight * pairs.offset(p, *k.sides(t)))])
+        weight = weight_of(k, maths.phi, norm_ref, t, z)
+        return add(sums, [p.sum_columns(weight), p.sum_columns(weight * pairs.offset(p, *k.sides(t)))])
 
     for c, total in enumerate(k.fold(visit, (p.per_column(0.0),) * 2)):
         p.put_columns(out_ref, c, total)
 
 
-def _weight(k: Kernel, function, norm_ref: Any, t: Value, z: Value) -> Value:
+def weight_of(k: Kernel, function, norm_ref: Any, t: Value, z: Value) -> Value:
     """phi or its slope, normalised, of the own columns in a tile of rows; zero where there is no row."""
     p = k.p
     w = function(k.degree, z - p.down(p.rows(norm_ref, 0, t))) * p.down(p.rows(norm_ref, 1, t))
@@ -115,7 +119,7 @@ def back_rows(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs:
         terms = [w, w * g]
         for f in pairs.by_row(p, *k.sides(t), k.scale):
             terms += [w * f, w * g * f]
-        return _add(sums, map(p.sum_rows, terms))
+        return add(sums, map(p.sum_rows, terms))
 
     mass, mean, *own = k.fold(visit, (p.per_row(0.0),) * (2 + 2 * pairs.row_terms))
     centre = mean / mass
@@ -131,14 +135,14 @@ def back_columns(p: Program, pairs: Pairs, degree: int | None, common: tuple, re
     cotangent = _cotangent(k, given)
 
     def visit(t, z, sums):
-        pull = _weight(k, maths.slope, norm_ref, t, z) * (cotangent(t) - p.down(p.rows(centre_ref, 0, t)))
+        pull = weight_of(k, maths.slope, norm_ref, t, z) * (cotangent(t) - p.down(p.rows(centre_ref, 0, t)))
         pull = jnp.where(p.valid(t), pull, 0.0)
         terms = [pull if f is None else pull * f for f in pairs.by_column(p, *k.sides(t), k.scale)]
         terms.append(pull * jnp.where(p.valid(t), z, 0.0))
         if d:
-            weight = _weight(k, maths.phi, norm_ref, t, z)
+            weight = weight_of(k, maths.phi, norm_ref, t, z)
             terms += [jnp.where(p.valid(t), weight * p.down(p.rows(given[0], c, t)), 0.0) for c in range(d)]
-        return _add(sums, map(p.sum_columns, terms))
+        return add(sums, map(p.sum_columns, terms))
 
     for c, total in enumerate(k.fold(visit, (p.per_column(0.0),) * (pairs.column_terms + 1 + d))):
         p.put_columns(out_ref, c, total)

@@ -14,10 +14,10 @@ from jaxtyping import Array, Float
 from . import _tile_bodies as bodies
 from . import _tiles
 from ._launch import launch
-from ._logits import NeuralSortPairs, Pairs, SoftSortPairs
+from ._logits import NeuralSortPairs, Pairs, SoftSortPairs, TransportPairs
 from ._operands import BOUNDS, MATRIX, OWN_COLUMNS, OWN_ROWS, SCALAR, WHOLE_COLUMNS, WHOLE_ROWS, results
 
-PAIRS = {"softsort": SoftSortPairs, "neuralsort": NeuralSortPairs}
+PAIRS = {"softsort": SoftSortPairs, "neuralsort": NeuralSortPairs, "transport": TransportPairs}
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def offsets(m_and_h: Float[Array, "batch 2 n"]) -> Given:
     return Given((m_and_h,), (WHOLE_COLUMNS,), (OWN_COLUMNS,))
 
 
-def _run(spec: Spec, body: Any, by_rows: bool, common: Common, more: tuple[tuple, tuple], outputs: tuple) -> Any:
+def run(spec: Spec, body: Any, by_rows: bool, common: Common, more: tuple[tuple, tuple], outputs: tuple) -> Any:
     """Run a body on the common operands and more: (their operands, the arrays)."""
     sizes = common.rows.shape[2], common.columns.shape[2]
     inputs = (OWN_ROWS, WHOLE_COLUMNS, SCALAR) if by_rows else (WHOLE_ROWS, OWN_COLUMNS, SCALAR)
@@ -87,18 +87,18 @@ def _run(spec: Spec, body: Any, by_rows: bool, common: Common, more: tuple[tuple
 
 def rows(spec: Spec, common: Common, dtype: Any) -> tuple[Float[Array, "batch r n"], Float[Array, "batch 2 r"]]:
     """P, and what its backward pass wants to know."""
-    return _run(spec, bodies.rows, True, common, ((), ()), results(dtype, MATRIX, rows=2))
+    return run(spec, bodies.rows, True, common, ((), ()), results(dtype, MATRIX, rows=2))
 
 
 def apply(spec: Spec, common: Common, v: Float[Array, "batch d n"]) -> tuple[Array, Array]:
     """P v (batch, d, r), and what its backward pass wants to know."""
     outputs = results(v.dtype, rows=v.shape[1]) + results(jnp.float32, rows=2)
-    return _run(spec, bodies.apply, True, common, ((WHOLE_COLUMNS,), (v,)), outputs)
+    return run(spec, bodies.apply, True, common, ((WHOLE_COLUMNS,), (v,)), outputs)
 
 
 def column_sums(spec: Spec, common: Common, norm: Float[Array, "batch 2 r"]) -> Float[Array, "batch 2 n"]:
     """sum_r P_rj and sum_r P_rj (r - j)."""
-    return _run(spec, bodies.column_sums, False, common, ((WHOLE_ROWS,), (norm,)), results(jnp.float32, columns=2))[0]
+    return run(spec, bodies.column_sums, False, common, ((WHOLE_ROWS,), (norm,)), results(jnp.float32, columns=2))[0]
 
 
 def pull(spec: Spec, common: Common, norm: Array, given: Given, rank: bool = False) -> tuple[Array, Array, Array]:
@@ -108,9 +108,9 @@ def pull(spec: Spec, common: Common, norm: Array, given: Given, rank: bool = Fal
     )
     pairs = spec.pairs
     outputs = results(jnp.float32, rows=1 + pairs.row_terms)
-    (own,) = _run(spec, by_rows, True, common, ((*given.by_rows, OWN_ROWS), (*given.arrays, norm)), outputs)
+    (own,) = run(spec, by_rows, True, common, ((*given.by_rows, OWN_ROWS), (*given.arrays, norm)), outputs)
     d = given.arrays[1].shape[1] if len(given.arrays) == 2 else 0
     outputs = results(jnp.float32, columns=pairs.column_terms + 1 + d)
     more = (*given.by_columns, WHOLE_ROWS, WHOLE_ROWS), (*given.arrays, norm, own)
-    (columns,) = _run(spec, by_columns, False, common, more, outputs)
+    (columns,) = run(spec, by_columns, False, common, more, outputs)
     return own[:, 1:], columns, -jnp.sum(columns[:, pairs.column_terms], axis=-1)

@@ -79,6 +79,9 @@ class MosaicGPU(Program):
     def sum_columns(self, tile):
         return self._pin(jnp.sum(tile, axis=0), 1)
 
+    def max_rows(self, tile):
+        return self._pin(jnp.max(tile, axis=1), 0)
+
     def _constant(self, value, axis):
         return self._pin(jnp.full((self._length(axis),), value, jnp.float32), axis)
 

@@ -76,6 +76,9 @@ class Portable(Program):
     def sum_columns(self, tile):
         return jnp.sum(tile, axis=0, keepdims=True)
 
+    def max_rows(self, tile):
+        return jnp.max(tile, axis=1, keepdims=True)
+
     def per_row(self, value):
         return jnp.full((self.shape.tile.rows, 1), value, jnp.float32)
 

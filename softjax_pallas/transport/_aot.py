@@ -7,9 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from softjax._modes import MODES
+
 from ._kernels import kernels
 from ._limits import DTYPES, MAX_ANCHORS, max_payload
 from ._spec import Operands, Spec
+from .op import forms
 
 _BATCH = 64
 _NAMES = {None: "smooth", 1: "c0", 2: "c1", 3: "c2"}
@@ -32,6 +35,19 @@ SHAPES = (
     (1000, 101, 100, 8, 3),
 )
 
+PASSES = (
+    # form, anchors, payload, mode: full sorts, ranks and rows of 1000 keys, and a part of the ranks.
+    ("apply", 1000, 1, "smooth"),
+    ("apply", 1000, 1, "c0"),
+    ("apply", 1000, 7, "c1"),
+    ("apply", 1000, 7, "c2"),
+    ("apply", 200, 12, "smooth"),
+    ("rank", 1000, 0, "smooth"),
+    ("rank", 1000, 0, "c2"),
+    ("rows", 1000, 0, "smooth"),
+    ("rows", 1000, 0, "c2"),
+)
+
 
 def kernels_for_aot(implementation: str) -> Iterator[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
     """(name, function, arguments as jax.ShapeDtypeStruct), forward and backward, for each shape and dtype."""
@@ -41,6 +57,8 @@ def kernels_for_aot(implementation: str) -> Iterator[tuple[str, Callable[..., An
         spec = Spec(n, k, wanted, payload, degree, normalise=True)
         for dtype in DTYPES[implementation] if k in (2, 33) else ("float32",):
             yield from _pair(implementation, spec, dtype)
+    for op, k, columns, mode in PASSES:
+        yield _passes(implementation, (op, k, columns), mode)
 
 
 def _pair(implementation: str, spec: Spec, dtype: str):
@@ -53,3 +71,22 @@ def _pair(implementation: str, spec: Spec, dtype: str):
     yield f"{what}-forward", partial(run.forward, spec), (at,)
     cotangent = number((_BATCH, spec.wanted, d)) if d else keys((_BATCH, spec.wanted, n))
     yield f"{what}-backward", partial(run.backward, spec), (at, vector, cotangent)
+
+
+def _passes(implementation: str, call: tuple[str, int, int], name: str):
+    """Value and gradient of a form of many anchors: all of its kernels in the solver's loop."""
+    (op, k, columns), n = call, 1000
+    form, mode = getattr(forms(implementation)["ot"], op), MODES[name]
+    number: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    arrays = (number((2, n)), number((2,)), *((number((2, n, columns)),) if columns else ()))
+
+    def value(x, tau, *payload):
+        more = () if op == "rank" else (range(n - k, n), *payload)
+        return form(x, *more, tau, mode)
+
+    def both(g, *arrays):
+        y, pull = jax.vjp(value, *arrays)
+        return y, pull(g)
+
+    what = f"transport-{op}-{name}-n{n}-wanted{k}-d{columns}-float32"
+    return what, both, (jax.eval_shape(value, *arrays), *arrays)

@@ -22,6 +22,13 @@ MAX_ANCHORS = {
 }
 """The k x k system is eliminated in registers (VMEM on TPU): beyond this it spills."""
 
+PASS_VMEM, PASS_LINES = 12 << 20, 24
+"""Bytes of VMEM for a pass over many anchors, of the 16 MiB by default, and the lines of one float32 for each key, or
+anchor, that it holds: keys, shift and inv, c, and seven channels, each in whole groups of sublanes; twice in flight."""
+
+TILE = 64
+"""Keys and anchors of a Mosaic GPU program's tile where anchors are many."""
+
 FEW = 8
 """Up to so many anchors the Mosaic GPU program holds one array of keys for each."""
 
@@ -40,6 +47,21 @@ def max_payload(implementation: str, k: int) -> int:
     return 1 if implementation in MIN_KEYS and k > FEW else 8
 
 
+def many(k: int, implementation: str) -> bool:
+    """Are there more anchors than one program holds? Then kernels are passes over the plan, for any number of them."""
+    return k > MAX_ANCHORS[implementation]
+
+
+def pass_anchors(k: int, implementation: str) -> int:
+    """k, rounded up to what a pass takes: empty anchors fill a Mosaic GPU tile, and align its loads of two anchors."""
+    return max(TILE, -(-k // 8) * 8) if implementation in MIN_KEYS else k
+
+
+def pass_channels(implementation: str) -> int:
+    """Channels of a payload that a pass visits at once: what registers hold; with the anchors' own, eight sublanes."""
+    return 4 if implementation in MIN_KEYS else 7
+
+
 OPS = ("rows", "apply", "rank", "mask")
 
 
@@ -55,15 +77,27 @@ def supports(op: str, order: str, dtype, shape: tuple[int, ...], implementation:
         return f"there is no transport kernel for {op!r} of {order!r}"
     if (reason := unsupported(implementation, dtype)) is not None:
         return reason
+    _, n, k, payload = (*shape, *{"rank": (shape[1], 0), "mask": (2, 0)}.get(op, ()))[:4]
+    if many(k, implementation):
+        return _no_pass(op, n, k, implementation)
     if jnp.dtype(dtype).name not in DTYPES[implementation]:
         return f"kernels of {implementation} take {', '.join(DTYPES[implementation])}, not {jnp.dtype(dtype).name}"
-    _, n, k, payload = (*shape, *{"rank": (shape[1], 0), "mask": (2, 0)}.get(op, ()))[:4]
     return _too_large(n, k, payload, implementation)
 
 
+def _no_pass(op: str, n: int, k: int, implementation: str) -> str | None:
+    """Passes convert keys and payload to float32 and take any number of columns, a few at a time."""
+    if implementation in MIN_KEYS and n < TILE:
+        return f"{n} keys do not fill a tile of {TILE}, and loads of {implementation} have no masks"
+    if implementation == "pallas_mosaic_tpu":
+        line, lane_tile = 4 * max(n, k), 128
+        block = 2 * (PASS_LINES * line + (lane_tile * line if op == "rows" else 0))
+        if block > PASS_VMEM:
+            return f"a pass over {n} keys and {k} anchors holds {block} bytes, more than {PASS_VMEM} of VMEM"
+    return None
+
+
 def _too_large(n: int, k: int, payload: int, implementation: str) -> str | None:
-    if k > MAX_ANCHORS[implementation]:
-        return f"{k} anchors are more than the {MAX_ANCHORS[implementation]} that a kernel of {implementation} holds"
     if payload > max_payload(implementation, k):
         return f"{payload} columns of payload are more than the {max_payload(implementation, k)} a kernel averages"
     least = MIN_KEYS.get(implementation, (1, 1))[k > FEW]

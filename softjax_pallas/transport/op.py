@@ -1,7 +1,8 @@
-"""Optimal transport to few anchors as fused operations: the dual solve, the result and its gradient in a kernel each.
+"""Optimal transport as fused operations. Few anchors: the dual solve, the result and its gradient in a kernel each.
 
-Rows of P, averages of a payload, ranks and the mask derive from the plan's columns, `Solve`. Sorting for the start
-stays in XLA, since no Pallas backend lowers it.
+Rows of P, averages of a payload, ranks and the mask derive from the plan's columns, `Solve`. More anchors than these
+kernels hold are left to `_stream`, whose kernels are passes over the plan. Sorting for the start stays in XLA, since no
+Pallas backend lowers it.
 """
 
 from collections.abc import Callable
@@ -22,9 +23,11 @@ from softjax._orders import ot
 from softjax._orders._base import Forms, Keys, PerRow, Ranks
 
 from .._kernel import Named, cannot_run
+from ..pairwise._tiles import tiles as pairwise_tiles
 from ._kernels import Kernels, kernels, sizes
-from ._limits import OPS, max_payload, supports
+from ._limits import OPS, many, max_payload, supports
 from ._spec import Operands, Spec
+from ._stream import StreamKernel
 
 
 class Solve:
@@ -203,9 +206,12 @@ class TransportKernel:
 def refusal(implementation: str, op: str, x: Any, *arguments: Any) -> str | None:
     """Why no kernel of that implementation serves a call, or None."""
     k, d = anchors(op, x, *arguments), 0
+    if many(k, implementation) and op in ("rows", "apply") and not isinstance(arguments[0], range):
+        return f"ranks that are known only at run time make {k} anchors, more than one program holds"
     if op == "apply":
         d = 1 if arguments[1] is None else arguments[1].shape[2]
-        d = 0 if d > max_payload(implementation, k) else d  # then the rows are written and multiplied
+        # More columns than a kernel averages: the rows are written and multiplied.
+        d = 0 if d > max_payload(implementation, k) and not many(k, implementation) else d
     return supports(op, "ot", x.dtype, (*x.shape, k, d), implementation)
 
 
@@ -221,7 +227,8 @@ def _form(implementation: str, op: str, x: Keys, *arguments: Any) -> Array:
         else a
         for i, a in enumerate(arguments)
     )
-    return run(Named(implementation, "ot", op, TransportKernel(implementation, op)), x, *arguments)
+    kernel = StreamKernel if many(anchors(op, x, *arguments), implementation) else TransportKernel
+    return run(Named(implementation, "ot", op, kernel(implementation, op)), x, *arguments)
 
 
 def forms(implementation: str) -> dict[str, Forms]:
@@ -231,4 +238,5 @@ def forms(implementation: str) -> dict[str, Forms]:
 
 def tiles(op: str, implementation: str, x: Any, *arguments: Any) -> dict[str, int]:
     """Keys at a time, warps that work on them (4 in a warpgroup), and anchors with their padding."""
-    return sizes(implementation, x.shape[1], anchors(op, x, *arguments))
+    k = anchors(op, x, *arguments)
+    return pairwise_tiles(op, implementation) if many(k, implementation) else sizes(implementation, x.shape[1], k)

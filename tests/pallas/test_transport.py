@@ -41,6 +41,8 @@ def evaluated(which, n, k, mode, op):
     ranks = range(n - k, n)
 
     def value(x, payload, tau):
+        if op == "rank":
+            return form.rank(x, tau, MODES[mode])
         if op == "rows":
             return form.rows(x, ranks, tau, MODES[mode])
         return form.apply(x, ranks, payload, tau, MODES[mode])
@@ -60,7 +62,8 @@ def compare(implementation, y, k, softness, mode, op="rows", d=2):
     """Kernel in float32 against the definition in float64, and no worse than twice the definition in float32."""
     (batch, n), rng = y.shape, np.random.default_rng(1)
     tau = np.broadcast_to(softness, (batch,))
-    arrays = [y, rng.normal(size=(batch, n, d)), tau, rng.normal(size=(batch, k, n if op == "rows" else d))]
+    shape = {"rows": (batch, k, n), "apply": (batch, k, d), "rank": (batch, n)}[op]
+    arrays = [y, rng.normal(size=(batch, n, d)), tau, rng.normal(size=shape)]
     # The truth belongs to the keys and softness that the kernel sees.
     single = [np.asarray(a, np.float32) for a in arrays]
     got = evaluated(implementation, n, k, mode, op)(*map(jnp.asarray, single))

@@ -53,8 +53,8 @@ def test_a_named_kernel_says_why_it_cannot_run():
     tau = jnp.full(2, 0.1, jnp.float32)
     with pytest.raises(NotImplementedError, match="pallas_mosaic_gpu.*100 keys do not fill a tile of 128"):
         transport.forms("pallas_mosaic_gpu")["ot"].rows(jnp.ones((2, 100)), range(99, 100), tau, MODES["smooth"])
-    with pytest.raises(NotImplementedError, match="150 anchors are more than the 128"):
-        transport.forms("pallas_interpret")["ot"].rank(jnp.ones((2, 150)), tau, MODES["smooth"])
+    with pytest.raises(NotImplementedError, match="rank.*50 keys do not fill a tile of 64"):
+        transport.forms("pallas_mosaic_gpu")["ot"].rank(jnp.ones((2, 50)), tau, MODES["smooth"])
 
 
 def test_supports():
@@ -65,6 +65,10 @@ def test_supports():
     assert "float64" in str(supports("rows", "ot", "float64", (4, 1000, 33, 0), "pallas_mosaic_gpu"))
     assert "VMEM" in str(supports("rows", "ot", jnp.float32, (1, 1_000_000, 33, 0), "pallas_mosaic_tpu"))
     assert supports("apply", "ot", jnp.float32, (1, 1_000_000, 33, 1), "pallas_mosaic_tpu") is None
+    assert supports("apply", "ot", jnp.float16, (1, 50_000, 50_000, 100), "pallas_mosaic_tpu") is None
+    assert "VMEM" in str(supports("rank", "ot", jnp.float32, (1, 100_000), "pallas_mosaic_tpu"))
+    assert "VMEM" in str(supports("rows", "ot", jnp.float32, (1, 20_000, 200, 0), "pallas_mosaic_tpu"))
+    assert supports("rank", "ot", jnp.float32, (1, 1_000_000), "pallas_mosaic_gpu") is None
 
 
 def test_vmap_folds_into_the_batch():

@@ -1,0 +1,209 @@
+"""Transport to many anchors as fused operations: Newton's iteration in XLA around kernels, in O(n) memory.
+
+The solver is that of `softjax._transport_stream`: damped Newton steps, each by conjugate gradients on H, which two
+kernels apply. With SV(g) the derivative of the projection in the direction g and r the sums of SV(g) over keys, the
+gradient for a cotangent g of the plan is SV(g - H^-1 r): one more solve, and no loop is differentiated.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from softjax._modes import Mode
+from softjax._orders import ot
+from softjax._transport import Potentials, Problem, newton, rounding, sinkhorn_rounds
+from softjax._transport_stream import conjugate_gradients
+
+from .._kernel import Traced
+from ..pairwise._tiled import Spec
+from ._limits import pass_anchors
+from ._passes import AnchorChannels, Direction, KeyChannels, Norm, Passes, chunks, passes
+
+STEP_TOLERANCE, STEP_LIMIT = 1e-2, 100
+"""Conjugate gradients of a Newton step, which is checked and damped: two digits do."""
+
+GRADIENT_LIMIT = 500
+
+
+class Stream(NamedTuple):
+    """What is static: the implementation's name and the mode."""
+
+    implementation: str
+    mode: Mode
+
+    @property
+    def spec(self) -> Spec:
+        """What the kernels are built from."""
+        return Spec(self.implementation, "transport", self.mode.degree, self.mode.reach)
+
+
+class Solution(NamedTuple):
+    """A problem, its potentials, and each key's shift and inv."""
+
+    problem: Problem
+    psi: Potentials
+    norm: Norm
+
+    def passes(self, stream: Stream) -> Passes:
+        """The passes over the plan."""
+        return passes(stream.spec, *self)
+
+
+def _curved(at: Passes, damping: Float[Array, " batch"]) -> Callable[[Potentials], Potentials]:
+    """v -> (H + damping) v."""
+    return lambda v: at.laplacian(v) + damping[:, None] * v
+
+
+def solve(stream: Stream, problem: Problem) -> Solution:
+    """Potentials at which every anchor receives its mass."""
+
+    def evaluate(psi):
+        at = passes(stream.spec, problem, psi)
+        return at.received() - problem.masses[None], (psi, at.norm)
+
+    def step(curvature, residual, damping):
+        matvec = _curved(Solution(problem, *curvature).passes(stream), damping)
+        return conjugate_gradients(matvec, residual, STEP_TOLERANCE, STEP_LIMIT)
+
+    psi, _ = newton(problem, evaluate, step, rounds=sinkhorn_rounds(stream.mode))
+    return Solution(problem, psi, passes(stream.spec, problem, psi).norm)
+
+
+def cotangents(
+    stream: Stream, solution: Solution, directions: Sequence[Direction]
+) -> tuple[Problem, list[KeyChannels]]:
+    """The problem's cotangents where the plan's is a sum of directions, and what `pull` gives for each of them."""
+    at, (problem, *_) = solution.passes(stream), solution
+    live = problem.masses > 0
+    sums = reduce(jnp.add, (at.sums(g) for g in directions))
+    # H is blind to a constant, and sums of SV(g) have none but by rounding, which the solve would blow up.
+    excess = jnp.sum(sums, axis=1, keepdims=True) / jnp.sum(live.astype(sums.dtype))
+    sums = jnp.where(live, sums - excess, jnp.zeros_like(sums))
+    damping = jnp.broadcast_to(rounding(problem), problem.tau.shape)
+    tolerance = 4 * float(jnp.finfo(jnp.float32).eps)
+    lam = conjugate_gradients(_curved(at, damping), sums, tolerance, GRADIENT_LIMIT)
+    first, *others = directions
+    pulled = [at.pull(g) for g in (first.less(lam), *others)]
+    dy = reduce(jnp.add, (key for key, _ in pulled))
+    # z depends on tau as on y - 1/2, but for the sign.
+    dtau = -jnp.sum((problem.y - 0.5) * dy, axis=1) / problem.tau
+    found = Problem(dy, jnp.zeros_like(problem.anchors), jnp.sum(lam, axis=0), dtau)
+    return found, [channels for _, channels in pulled]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def averages(stream: Stream, problem: Problem, payload: KeyChannels) -> AnchorChannels:
+    """Every anchor's average of the payload."""
+    return _averages_forward(stream, problem, payload)[0]
+
+
+def _averages_forward(stream, problem, payload):
+    solution = solve(stream, problem)
+    sums, received = solution.passes(stream).collect(payload)
+    return sums / received[:, None], (solution, payload, received)
+
+
+def _averages_backward(stream, residuals, g):
+    solution, payload, received = residuals
+    u = g / received[:, None]  # a constant: the potentials' derivative keeps what anchors receive
+    alone = jnp.zeros_like(u[:, :1])
+    parts, keys = (chunks(stream.implementation, channels) for channels in (u, payload))
+    directions = [Direction(jnp.concatenate([part, alone], axis=1), w) for part, w in zip(parts, keys, strict=True)]
+    dproblem, dpayload = cotangents(stream, solution, directions)
+    return dproblem, jnp.concatenate(dpayload, axis=1)
+
+
+averages.defvjp(_averages_forward, _averages_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def expectations(stream: Stream, problem: Problem, values: Float[Array, " k"]) -> Float[Array, "batch n"]:
+    """Every key's expected value of an anchor; the values are constants."""
+    return _expectations_forward(stream, problem, values)[0]
+
+
+def _spread(values: Array, problem: Problem) -> AnchorChannels:
+    return jnp.broadcast_to(values, (problem.y.shape[0], 1, values.shape[0]))
+
+
+def _expectations_forward(stream, problem, values):
+    solution = solve(stream, problem)
+    return solution.passes(stream).distribute(_spread(values, problem))[:, 0], (solution, values)
+
+
+def _expectations_backward(stream, residuals, g):
+    solution, values = residuals
+    u = _spread(values, solution.problem)
+    direction = Direction(jnp.concatenate([u, jnp.zeros_like(u)], axis=1), g[:, None])
+    return cotangents(stream, solution, [direction])[0], jnp.zeros_like(values)
+
+
+expectations.defvjp(_expectations_forward, _expectations_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def distributions(stream: Stream, dtype: Any, problem: Problem) -> Float[Array, "batch n k"]:
+    """The plan, each anchor's entries divided by what it receives."""
+    return _distributions_forward(stream, dtype, problem)[0]
+
+
+def _distributions_forward(stream, dtype, problem):
+    solution = solve(stream, problem)
+    at = solution.passes(stream)
+    share = 1 / at.received()[:, None]
+    return at.plan(share, dtype), (solution, share)
+
+
+def _distributions_backward(stream, dtype, residuals, g):
+    solution, share = residuals
+    alone = jnp.zeros_like(share)
+    direction = Direction(alone, g.astype(jnp.float32) * share, stored=True)
+    return (cotangents(stream, solution, [direction])[0],)
+
+
+distributions.defvjp(_distributions_forward, _distributions_backward)
+
+
+@dataclass(frozen=True)
+class StreamKernel(Traced):
+    """One form for many anchors by one compiler's kernels."""
+
+    implementation: str
+    op: str
+
+    def form(self, *arguments):
+        return getattr(self, self.op)(*arguments)
+
+    def rows(self, x, ranks, tau, mode):
+        """Rows of P, (batch, r, n)."""
+        problem, bins = self._problem(x, ranks, tau)
+        plan = distributions(Stream(self.implementation, mode), x.dtype, problem)
+        return jnp.swapaxes(plan[:, :, bins], 1, 2)
+
+    def apply(self, x, ranks, payload, tau, mode):
+        """Rows of P times a payload, (batch, r, d)."""
+        payload = x[:, :, None] if payload is None else payload
+        problem, bins = self._problem(x, ranks, tau)
+        channels = jnp.swapaxes(payload, 1, 2).astype(jnp.float32)
+        found = averages(Stream(self.implementation, mode), problem, channels)
+        return jnp.swapaxes(found[:, :, bins], 1, 2).astype(payload.dtype)
+
+    def rank(self, x, tau, mode):
+        """Every key's expected anchor, (batch, n)."""
+        n = x.shape[1]
+        problem, _ = self._problem(x, range(n), tau)
+        positions = jnp.minimum(jnp.arange(problem.anchors.shape[0], dtype=jnp.float32), n - 1)
+        return expectations(Stream(self.implementation, mode), problem, positions).astype(x.dtype)
+
+    def _problem(self, x, ranks, tau) -> tuple[Problem, Any]:
+        """The problem in float32, and which anchors are wanted; further ones are empty."""
+        target = ot.targets(ranks, x.shape[1], jnp.dtype(jnp.float32))
+        k = target.masses.shape[0]
+        missing = (0, pass_anchors(k, self.implementation) - k)
+        anchors, masses = jnp.pad(target.anchors, missing, mode="edge"), jnp.pad(target.masses, missing)
+        return Problem(x.astype(jnp.float32), anchors, masses, tau.astype(jnp.float32)), target.bins
