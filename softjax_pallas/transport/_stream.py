@@ -96,6 +96,12 @@ def cotangents(
     return found, [channels for _, channels in pulled]
 
 
+def _share(received: Potentials) -> Float[Array, "batch 1 k"]:
+    """1 / received, 0 for an empty anchor."""
+    empty = received == 0
+    return jnp.where(empty, jnp.zeros_like(received), 1 / jnp.where(empty, jnp.ones_like(received), received))[:, None]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def averages(stream: Stream, problem: Problem, payload: KeyChannels) -> AnchorChannels:
     """Every anchor's average of the payload."""
@@ -105,12 +111,13 @@ def averages(stream: Stream, problem: Problem, payload: KeyChannels) -> AnchorCh
 def _averages_forward(stream, problem, payload):
     solution = solve(stream, problem)
     sums, received = solution.passes(stream).collect(payload)
-    return sums / received[:, None], (solution, payload, received)
+    share = _share(received)
+    return sums * share, (solution, payload, share)
 
 
 def _averages_backward(stream, residuals, g):
-    solution, payload, received = residuals
-    u = g / received[:, None]  # a constant: the potentials' derivative keeps what anchors receive
+    solution, payload, share = residuals
+    u = g * share  # a constant: the potentials' derivative keeps what anchors receive
     alone = jnp.zeros_like(u[:, :1])
     parts, keys = (chunks(stream.implementation, channels) for channels in (u, payload))
     directions = [Direction(jnp.concatenate([part, alone], axis=1), w) for part, w in zip(parts, keys, strict=True)]
@@ -155,7 +162,7 @@ def distributions(stream: Stream, dtype: Any, problem: Problem) -> Float[Array, 
 def _distributions_forward(stream, dtype, problem):
     solution = solve(stream, problem)
     at = solution.passes(stream)
-    share = 1 / at.received()[:, None]
+    share = _share(at.received())
     return at.plan(share, dtype), (solution, share)
 
 

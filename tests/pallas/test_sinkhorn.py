@@ -69,6 +69,24 @@ def kernel_rank(implementation=PORTABLE, mode="smooth"):
 
 
 @slow
+@pytest.mark.parametrize("op", ["apply", "rows"])
+def test_traced_ranks(op):
+    """They leave empty anchors between neighbouring ranks."""
+    y, tau = jnp.asarray(keys(2, 150), jnp.float32), jnp.full(2, 0.3, jnp.float32)
+    ranks = jnp.asarray(np.r_[0:40, 70:100], jnp.float32)
+
+    def slope(form, y, tau, ranks):
+        more = (None,) if op == "apply" else ()
+        call = lambda y, tau: getattr(form, op)(y, ranks, *more, tau, MODES["smooth"])
+        return call(y, tau), jax.grad(lambda *a: jnp.sum(jnp.sin(9 * call(*a))), (0, 1))(y, tau)
+
+    got, want = (jax.jit(functools.partial(slope, form))(y, tau, ranks) for form in (forms(PORTABLE), ot.DENSE))
+    for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        scale = max(1.0, float(np.abs(theirs).max()))
+        np.testing.assert_allclose(mine, theirs, atol=2 * scale * cases.tolerance("float32", 150, 1 + 1 / 0.3, "ot"))
+
+
+@slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision(dtype):
     """Keys and payload in half precision, sums in float32, the result in the payload's dtype."""
