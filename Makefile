@@ -15,13 +15,16 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels bench peers lint format check aot clean
+.PHONY: help demo test kernels bench scaling gate baseline peers lint format check aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
 	@echo "make test    run the test suite"
 	@echo "make kernels run every test of the Pallas kernels, the slow ones too"
-	@echo "make bench   what softness costs, as multiples of jnp.sort"
+	@echo "make bench   what softness costs, as multiples of jnp.sort; BENCH_ARGS=--save keeps the results"
+	@echo "make scaling the powers of n and batch by which time grows, beside theory's; SCALING_ARGS=--save"
+	@echo "make gate    compiled programs against perf/baseline.json: memory, operations, fusions, loops"
+	@echo "make baseline  write perf/baseline.json, to accept what has changed"
 	@echo "make peers   the released softjax against this package, each in its own environment"
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
@@ -44,6 +47,18 @@ kernels:
 bench:
 	@$(venv) test
 	@"$(VENV)/bin/python" perf/bench.py $(BENCH_ARGS)
+
+scaling:
+	@$(venv) test
+	@"$(VENV)/bin/python" perf/scaling.py $(SCALING_ARGS)
+
+gate:
+	@$(venv) test
+	@JAX_PLATFORMS=cpu "$(VENV)/bin/python" perf/gate.py $(GATE_ARGS)
+
+baseline:
+	@$(venv) test
+	@JAX_PLATFORMS=cpu "$(VENV)/bin/python" perf/gate.py --update
 
 peers:
 	@$(venv) test

@@ -1,94 +1,88 @@
-"""What softness costs: soft operators against `jnp.sort` of the same array, in one run.
+"""What softness costs: soft operators against JAX's hard ones on the same array, in one run.
 
-    python perf/bench.py                       every case
+    python perf/bench.py                       every case of the standard set (perf/shapes.py)
     python perf/bench.py softsort neuralsort   cases whose name contains one of the words
     python perf/bench.py --json results.jsonl  append one line for each measurement
+    python perf/bench.py --save                write them to perf/results/<machine>.jsonl
 
-Each case prints its forward and value-and-gradient time as multiples of `jnp.sort`, float32, normal data, softness 0.1.
+Each case prints `jnp.sort`'s time, its forward and value-and-gradient time as multiples of that, the spread of the
+larger multiple, its forward time as a multiple of the hard operator that it replaces, and what compiling the gradient
+takes in seconds and gives in temporary memory. float32, normal data.
 """
 
 import argparse
-import datetime
-import json
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from statistics import median
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-from timing import interleaved
+import scaling
+from record import append, destination
+from shapes import STANDARD, Case
+from timing import compiled, interleaved, ratios, spread, temporary_bytes
+from tqdm import tqdm
 
-import softjax as sj
-
-SHAPES = [(1_000_000,), (64, 16_384), (1_024, 1_024)]
-
-
-def _sort(**options) -> Callable:
-    return lambda x: sj.sort(x, **options)
-
-
-def cases() -> Iterator[tuple[str, tuple[int, ...], Callable]]:
-    """(name, shape, operator) of everything that is measured."""
-    for shape in SHAPES:
-        n = shape[-1]
-        yield "softsort sort", shape, _sort()
-        yield "softsort rank", shape, lambda x: sj.rank(x, axis=-1)
-        yield "softsort top_k", shape, lambda x, n=n: sj.top_k(x, n // 10)[0]
-        yield "softsort quantile", shape, lambda x: sj.quantile(x, 0.9, axis=-1, method="softsort")
-        for mode in ("c0", "c1", "c2"):
-            yield f"softsort {mode} sort", shape, _sort(mode=mode)
-    yield "neuralsort sort", (65_536,), _sort(method="neuralsort")
-    yield "neuralsort sort", (16_384,), _sort(method="neuralsort")
-    yield "ot top_k", (16, 4_096), lambda x: sj.top_k(x, 32, method="ot", softness=0.01)[0]
-    yield "ot sort", (4, 1_024), _sort(method="ot")
+HEADER = (
+    f"{'case':24}{'shape':>16}{'sort ms':>10}{'forward':>10}{'gradient':>10}{'spread':>9}{'x hard':>9}"
+    f"{'compile s':>11}{'MiB':>9}   (forward, gradient: x jnp.sort)"
+)
 
 
-def measure(shape: tuple[int, ...], operator: Callable) -> dict[str, float]:
-    """Seconds of the hard sort, of the operator, and of its value and gradient."""
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    out = jax.eval_shape(operator, x)
-    weights = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
-    loss = jax.value_and_grad(lambda x: jnp.sum(operator(x) * weights))
-    candidates = {
-        "hard": (jax.jit(lambda x: jnp.sort(x, axis=-1)), (x,)),
-        "forward": (jax.jit(operator), (x,)),
-        "gradient": (jax.jit(loss), (x,)),
+def measure(case: Case, seconds: float) -> dict:
+    """Seconds of `jnp.sort`, the hard operator, the soft one, and its value and gradient; compile time and memory."""
+    x = case.keys()
+    functions = {
+        "sort": lambda x: jnp.sort(x, axis=-1),
+        "hard": case.hard,
+        "forward": case.soft,
+        "gradient": case.value_and_gradient(),
     }
-    return interleaved(candidates)
-
-
-def _context() -> dict[str, str]:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    programs = {name: compiled(function, x) for name, function in functions.items()}
     return {
-        "device": jax.devices()[0].device_kind,
-        "machine": platform.machine(),
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "commit": commit,
-        "date": datetime.date.today().isoformat(),
+        "case": case.name,
+        "operator": case.operator,
+        "method": case.method,
+        "mode": case.mode,
+        "softness": case.softness,
+        "shape": list(case.shape),
+        "seconds": interleaved({name: (program, (x,)) for name, (program, _) in programs.items()}, seconds=seconds),
+        "compile_seconds": {name: elapsed for name, (_, elapsed) in programs.items()},
+        "temporary_bytes": {name: temporary_bytes(program) for name, (program, _) in programs.items()},
     }
+
+
+def line(record: dict) -> str:
+    """A measurement as a line under HEADER."""
+    seconds = record["seconds"]
+    forward, gradient = (ratios(seconds[key], seconds["sort"]) for key in ("forward", "gradient"))
+    own = median(ratios(seconds["forward"], seconds["hard"]))
+    shape = " x ".join(f"{size:,}" for size in record["shape"])
+    return (
+        f"{record['case']:24}{shape:>16}{1e3 * median(seconds['sort']):10.2f}{median(forward):10.2f}"
+        f"{median(gradient):10.2f}{max(spread(forward), spread(gradient)):9.0%}{own:9.2f}"
+        f"{record['compile_seconds']['gradient']:11.1f}{record['temporary_bytes']['gradient'] / 2**20:9.1f}"
+    )
 
 
 def main(arguments: list[str]) -> None:
-    """Measure the cases asked for and print a line for each."""
+    """Measure the cases asked for and print a line for each, then the exponents that they show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="measure only cases whose name contains one of these")
     parser.add_argument("--json", help="append the results to this file, one JSON object a line")
+    parser.add_argument("--save", action="store_true", help="write them to perf/results/<machine>.jsonl")
+    parser.add_argument("--seconds", type=float, default=4.0, help="start no round of a case after this long")
     options = parser.parse_args(arguments)
-    chosen = [case for case in cases() if not options.words or any(word in case[0] for word in options.words)]
-    print(f"{'case':24}{'shape':>16}{'hard ms':>10}{'forward':>10}{'gradient':>10}   (x hard)")
-    for name, shape, operator in chosen:
-        seconds = measure(shape, operator)
-        forward, gradient = (seconds[key] / seconds["hard"] for key in ("forward", "gradient"))
-        shown = " x ".join(f"{size:,}" for size in shape)
-        print(f"{name:24}{shown:>16}{1e3 * seconds['hard']:10.1f}{forward:10.2f}{gradient:10.2f}", flush=True)
-        if options.json:
-            record = {"case": name, "shape": shape, "seconds": seconds, **_context()}
-            with open(options.json, "a") as file:
-                file.write(json.dumps(record) + "\n")
+    chosen = [case for case in STANDARD if not options.words or any(word in case.name for word in options.words)]
+    path = destination(options.json, options.save)
+    print(HEADER)
+    records = []
+    for case in (bar := tqdm(chosen, unit="case", leave=False, disable=None)):
+        bar.set_postfix_str(case.key)
+        records.append(measure(case, options.seconds))
+        bar.write(line(records[-1]))
+        sys.stdout.flush()
+        if path:
+            append(path, records[-1])
+    print("\n".join(scaling.within(records)))
 
 
 if __name__ == "__main__":

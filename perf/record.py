@@ -1,0 +1,83 @@
+"""Result files: one JSON object a line, each with the machine, versions, commit and date that it came from."""
+
+import datetime
+import functools
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "perf" / "results"
+
+
+def machine() -> str:
+    """A short name of the kind of machine: its accelerator, or the number of its cores."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return f"cpu-{os.cpu_count()}-cores"
+    return re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower()).strip("-")
+
+
+def _processor() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.machine()
+
+
+@functools.cache
+def context() -> dict[str, Any]:
+    """Where, when and of what a measurement was taken."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    device = jax.devices()[0]
+    return {
+        "machine": machine(),
+        "device": _processor() if device.platform == "cpu" else device.device_kind,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "python": platform.python_version(),
+        "commit": commit,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Floats to five digits, in whatever is nested: what a clock says is no better."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def append(path: Path, record: dict) -> None:
+    """Add one line to a file, with the context."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rounded(record | context())) + "\n")
+
+
+def read(paths: Iterable[Path]) -> list[dict]:
+    """The records of files, in order."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def destination(json_file: str | None, save: bool, prefix: str = "") -> Path | None:
+    """The file that `--json FILE` or `--save` asks for; the one of `--save` starts afresh."""
+    if json_file:
+        return Path(json_file)
+    if not save:
+        return None
+    path = RESULTS / f"{prefix}{machine()}.jsonl"
+    path.unlink(missing_ok=True)
+    return path
