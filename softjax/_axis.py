@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from . import _check
@@ -109,9 +109,10 @@ def by_shard(function: Callable[..., Any], *arrays: jax.Array | None) -> Any:
     if not explicit:
         return function(*arrays)
     rows = PartitionSpec(*sharding.spec[:1])
-    placed = [
-        None if a is None else jax.sharding.reshard(a, PartitionSpec(*rows, *(None,) * (a.ndim - 1))) for a in arrays
-    ]
+    place = lambda a: jax.sharding.reshard(
+        a, NamedSharding(sharding.mesh, PartitionSpec(*rows, *(None,) * (a.ndim - 1)))
+    )
+    placed = [None if a is None else place(a) for a in arrays]
     run = jax.shard_map(
         function, mesh=sharding.mesh, in_specs=rows, out_specs=rows, axis_names=set(explicit), check_vma=False
     )

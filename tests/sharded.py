@@ -52,10 +52,13 @@ def case(name: str) -> dict:
     text = compiled.as_text()
     have, want = jax.tree.leaves(compiled(split)), jax.tree.leaves(jax.jit(both)(x))
     rows = PartitionSpec("rows")
+    told = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    explicit = jax.jit(both).lower(jax.device_put(x, NamedSharding(told, PartitionSpec("rows")))).compile()
     mapped = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False))
     return {
         "case": name,
         "collectives": {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES},
+        "explicit": sum(len(re.findall(rf" {c}(?:-start)?\(", explicit.as_text())) for c in COLLECTIVES),
         "rows": sorted({a.sharding.shard_shape(a.shape)[0] for a in have}),
         "error": max(float(np.max(np.abs(a - b))) for a, b in zip(have, want, strict=True)),
         "mapped": mapped_error(mapped, split, want),

@@ -170,11 +170,10 @@ def _splits(axis_context: Any) -> bool:
 
 def _devices(axis_context: Any) -> tuple:
     """The devices that a program is lowered for, as far as known."""
-    devices = getattr(axis_context, "device_assignment", None)
-    if devices is None:
-        devices = getattr(getattr(axis_context, "mesh", None), "devices", None)
-        devices = () if devices is None else devices.flat
-    return tuple(devices)
+    mesh = getattr(axis_context, "mesh", None)
+    if isinstance(mesh, jax.sharding.Mesh):  # an abstract mesh has none
+        return tuple(mesh.devices.flat)
+    return tuple(getattr(axis_context, "device_assignment", None) or ())
 
 
 def _described(platform: str, devices: tuple) -> Any:
