@@ -36,16 +36,16 @@ SHAPES = (
 )
 
 PASSES = (
-    # form, anchors, payload, mode: full sorts, ranks and rows of 1000 keys, and a part of the ranks.
-    ("apply", 1000, 1, "smooth"),
-    ("apply", 1000, 1, "c0"),
-    ("apply", 1000, 7, "c1"),
-    ("apply", 1000, 7, "c2"),
-    ("apply", 200, 12, "smooth"),
-    ("rank", 1000, 0, "smooth"),
-    ("rank", 1000, 0, "c2"),
-    ("rows", 1000, 0, "smooth"),
-    ("rows", 1000, 0, "c2"),
+    # form, keys, wanted ranks, payload, mode. Rows keep a second matrix beside their result, so few of them.
+    ("apply", 1000, 1000, 1, "smooth"),
+    ("apply", 1000, 1000, 1, "c0"),
+    ("apply", 1000, 1000, 7, "c1"),
+    ("apply", 1000, 1000, 7, "c2"),
+    ("apply", 1000, 200, 12, "smooth"),
+    ("rank", 1000, 1000, 0, "smooth"),
+    ("rank", 1000, 1000, 0, "c2"),
+    ("rows", 300, 200, 0, "smooth"),
+    ("rows", 300, 200, 0, "c2"),
 )
 
 
@@ -57,8 +57,8 @@ def kernels_for_aot(implementation: str) -> Iterator[tuple[str, Callable[..., An
         spec = Spec(n, k, wanted, payload, degree, normalise=True)
         for dtype in DTYPES[implementation] if k in (2, 33) else ("float32",):
             yield from _pair(implementation, spec, dtype)
-    for op, k, columns, mode in PASSES:
-        yield _passes(implementation, (op, k, columns), mode)
+    for op, n, wanted, columns, mode in PASSES:
+        yield _passes(implementation, (op, n, wanted, columns), mode)
 
 
 def _pair(implementation: str, spec: Spec, dtype: str):
@@ -73,9 +73,9 @@ def _pair(implementation: str, spec: Spec, dtype: str):
     yield f"{what}-backward", partial(run.backward, spec), (at, vector, cotangent)
 
 
-def _passes(implementation: str, call: tuple[str, int, int], name: str):
+def _passes(implementation: str, call: tuple[str, int, int, int], name: str):
     """Value and gradient of a form of many anchors: all of its kernels in the solver's loop."""
-    (op, k, columns), n = call, 1000
+    op, n, k, columns = call
     form, mode = getattr(forms(implementation)["ot"], op), MODES[name]
     number: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     arrays = (number((2, n)), number((2,)), *((number((2, n, columns)),) if columns else ()))
