@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels bench scaling gate baseline peers lint format check aot clean
+.PHONY: help demo test kernels bench scaling gate baseline peers report lint format check aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -26,6 +26,7 @@ help:
 	@echo "make gate    compiled programs against perf/baseline.json: memory, operations, fusions, loops"
 	@echo "make baseline  write perf/baseline.json, to accept what has changed"
 	@echo "make peers   other libraries against this package, each in its own environment; PEERS_ARGS=\"ott pot\" for some"
+	@echo "make report  docs/performance.md and its plots from perf/results"
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
@@ -63,6 +64,10 @@ baseline:
 peers:
 	@$(venv) test
 	@"$(VENV)/bin/python" perf/peers/compare.py --save $(PEERS_ARGS)
+
+report:
+	@$(venv) test
+	@"$(VENV)/bin/python" perf/report.py
 
 lint:
 	@$(venv) dev
