@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels bench scaling gate baseline peers lint format check aot clean
+.PHONY: help demo test kernels bench scaling gate baseline peers report lint format check aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -25,7 +25,8 @@ help:
 	@echo "make scaling the powers of n and batch by which time grows, beside theory's; SCALING_ARGS=--save"
 	@echo "make gate    compiled programs against perf/baseline.json: memory, operations, fusions, loops"
 	@echo "make baseline  write perf/baseline.json, to accept what has changed"
-	@echo "make peers   the released softjax against this package, each in its own environment"
+	@echo "make peers   other libraries against this package, each in its own environment; PEERS_ARGS=\"ott pot\" for some"
+	@echo "make report  docs/performance.md and its plots from perf/results"
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
@@ -62,9 +63,11 @@ baseline:
 
 peers:
 	@$(venv) test
-	@test -x .venv-release/bin/python || "$(VENV)/bin/python" -m venv .venv-release
-	@.venv-release/bin/python -m pip install --quiet --disable-pip-version-check softjax==0.1.1 jax==$$("$(VENV)/bin/python" -c "import jax; print(jax.__version__)")
-	@"$(VENV)/bin/python" perf/peers/release.py $(PEERS_ARGS)
+	@"$(VENV)/bin/python" perf/peers/compare.py --save $(PEERS_ARGS)
+
+report:
+	@$(venv) test
+	@"$(VENV)/bin/python" perf/report.py
 
 lint:
 	@$(venv) dev
@@ -85,5 +88,5 @@ aot:
 	@sh ci/aot.sh $(TARGETS)
 
 clean:
-	rm -rf .venv .venv-311 .venv-aot-cuda .venv-aot-tpu .venv-release .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
+	rm -rf .venv .venv-311 .venv-aot-cuda .venv-aot-tpu .venv-peers .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -35,7 +35,7 @@ def _hard_mask(x: jax.Array) -> jax.Array:
 
 
 def _hard_rank(x: jax.Array) -> jax.Array:
-    return jnp.argsort(jnp.argsort(x, axis=-1), axis=-1) + 1
+    return jnp.argsort(jnp.argsort(x, axis=-1, descending=True), axis=-1) + 1
 
 
 OPERATORS = {

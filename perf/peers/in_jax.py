@@ -1,0 +1,66 @@
+"""Sides that run in JAX: whichever softjax the environment holds, ott-jax, and JAX's hard operators."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import Comparison
+
+Operator = Callable[[jax.Array], jax.Array]
+
+
+def _softjax(case: Comparison) -> Operator:
+    import softjax
+
+    how = {"softness": case.softness, "method": case.method, "axis": -1}
+    return {
+        "sort": lambda x: softjax.sort(x, standardize=case.method == "ot", **how),
+        "top_k": lambda x: softjax.top_k(x, case.k, **how)[0],
+        "mask": lambda x: softjax.top_k_mask(x, case.k, **how),
+        "ranking": lambda x: softjax.ranking(x, descending=False, **how),
+    }[case.operator]
+
+
+def _hard(case: Comparison) -> Operator:
+    def mask(x):
+        rows = jnp.arange(x.shape[0])[:, None]
+        return jnp.zeros_like(x).at[rows, jax.lax.top_k(x, case.k)[1]].set(1)
+
+    return {
+        "sort": lambda x: jnp.sort(x, axis=-1),
+        "top_k": lambda x: jax.lax.top_k(x, case.k)[0],
+        "mask": mask,
+        "ranking": lambda x: jnp.argsort(jnp.argsort(x, axis=-1), axis=-1).astype(x.dtype),
+    }[case.operator]
+
+
+def _ott(case: Comparison) -> Operator:
+    from ott.tools import soft_sort
+
+    how = {"epsilon": case.softness, "threshold": case.theirs["ott"], "max_iterations": 20_000, "axis": -1}
+    return {
+        "sort": lambda x: soft_sort.sort(x, **how),
+        "top_k": lambda x: soft_sort.sort(x, topk=case.k, **how)[..., ::-1],
+        "mask": lambda x: soft_sort.topk_mask(x, k=case.k, **how),
+        "ranking": lambda x: soft_sort.ranks(x, **how),
+    }[case.operator]
+
+
+def prepare(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):
+    """The values, what else there is to report, and the calls to time."""
+    double = side == "release" and case.method == "ot"
+    if double:
+        jax.config.update("jax_enable_x64", True)  # the release's transport needs it
+    make = {"hard": _hard, "ott": _ott}.get(side, _softjax)
+    keys = jnp.asarray(x, jnp.float64 if double else jnp.float32)
+    forward = jax.jit(make(case))
+    values = jax.block_until_ready(forward(keys))
+    calls = {"forward": lambda: jax.block_until_ready(forward(keys))}
+    report = {"dtype": str(keys.dtype)}
+    if side != "hard":
+        weights = jnp.asarray(rng.normal(size=values.shape), keys.dtype)
+        gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(make(case)(x) * weights)))
+        report["finite"] = bool(jnp.all(jnp.isfinite(gradient(keys)[1])))
+        calls["gradient"] = lambda: jax.block_until_ready(gradient(keys))
+    return values, report, calls

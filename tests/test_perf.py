@@ -1,0 +1,123 @@
+"""What the benchmarks say is right: fitted powers, what may be timed, and the page that is made of their results."""
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import record
+import report
+import scaling
+import shapes
+import timing
+
+PEERS = Path(record.__file__).parent / "peers"
+
+
+@pytest.fixture
+def compare(monkeypatch):
+    """perf/peers/compare.py, which is started as a script."""
+    monkeypatch.syspath_prepend(PEERS)
+    spec = importlib.util.spec_from_file_location("compare", PEERS / "compare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", shapes.OPERATORS)
+def test_soft_operator_tends_to_its_yardstick(name):
+    """At a tiny softness the soft operator gives what the hard one gives, so that "x hard" compares like with like."""
+    case = shapes.Case(name, "softsort", (2, 40), softness=1e-6)
+    x = case.keys()
+    soft, hard = case.soft(x), case.hard(x)
+    if name == "argsort":
+        hard = jax.nn.one_hot(hard, x.shape[-1])
+    np.testing.assert_allclose(soft, jnp.asarray(hard, x.dtype), atol=1e-5)
+
+
+@pytest.mark.parametrize("cases", [shapes.STANDARD, shapes.GATE, *(s.cases for s in shapes.SCALING)])
+def test_every_case_is_there_once(cases):
+    """A key names one case."""
+    assert len({case.key for case in cases}) == len(cases)
+
+
+def test_power():
+    """The slope above the cost of a call, which hides it below."""
+    sizes = [10, 100, 1_000, 10_000, 100_000]
+    assert scaling.power(sizes, [1e-3 + 1e-6 * n**1.5 for n in sizes]) == pytest.approx(1.5, abs=0.02)
+    assert math.isnan(scaling.power(sizes, [1e-3 + 1e-9 * n for n in sizes]))
+
+
+def test_turns():
+    """Each round calls every candidate once, after one round to warm up; a slow round's ratio is an ordinary one."""
+    calls = []
+    candidates = {name: (lambda name=name: calls.append(name), ()) for name in "ab"}
+    times = timing.interleaved(candidates, repeats=4, seconds=0.0)
+    assert calls == ["a", "b"] * 4 and {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+    assert timing.ratios([2.0, 20.0, 2.0], [1.0, 10.0, 1.0]) == [2.0, 2.0, 2.0]
+    assert timing.spread([1.0, 2.0, 3.0]) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "theirs", "told"),
+    [
+        ("same", [1.0, 2.0], None),
+        ("same", [1.0, 2.1], "results differ by 1.0e-01"),
+        ("same", [1.0, math.nan], "results differ by nan"),
+        ("same", [1.0], "1 results against 2"),
+        ("limit", [1.005, 2.0], None),
+        ("limit", [1.1, 2.0], "results differ from the hard ones by 1.0e-01"),
+    ],
+)
+def test_unequal_results_are_refused(compare, meaning, theirs, told):
+    """Nothing is timed whose results are not equal in the comparison's sense."""
+    case = compare.Comparison("sort", "softsort", (1, 2), 0.1, {"peer": meaning}, agrees=0.01)
+    ours, hard = np.array([1.0, 2.0]), np.array([1.0, 2.0])
+    assert compare.refusal(case, meaning, ours, np.array(theirs), hard) == told
+
+
+def test_ours_must_be_near_the_limit_too(compare):
+    """A softness at which our own result is far from the hard one is no limit."""
+    case = compare.Comparison("sort", "softsort", (1, 1), 0.1, {"peer": "limit"}, agrees=0.01)
+    hard = np.array([1.0])
+    assert "by 5.0e-01" in compare.refusal(case, "limit", hard + 0.5, hard, hard)
+
+
+def test_every_comparison_has_its_peers(compare):
+    """Each peer of a comparison has an environment, and the number of its own that it is called with."""
+    for case in compare.COMPARISONS:
+        assert case.peers.keys() <= compare.PEERS.keys() and set(case.peers.values()) <= {"same", "limit"}
+        assert case.theirs.keys() == case.peers.keys() - {"release"}
+
+
+def test_every_committed_result_is_on_the_page():
+    """docs/performance.md is what `make report` makes of perf/results."""
+    text = (report.DOCS / "performance.md").read_text(encoding="utf-8")
+    paths = sorted(record.RESULTS.glob("*.jsonl"))
+    assert paths
+    for path in paths:
+        found = record.read([path])
+        assert report.source(found) in text, path.name
+        make = {"scaling": report.growth, "peers": report.peers}.get(path.stem.split("-")[0], report.standard)
+        assert make(found) in text, path.name
+
+
+def test_the_page_says_where_a_peer_is_faster():
+    """And what was not timed."""
+    line = {
+        "case": "sort, 1 x 2",
+        "meaning": {"quick": "same", "other": "same", "gone": "limit"},
+        "absent": {"gone": "no wheel"},
+        "refused": {"other": "results differ by 1.0e+00"},
+        "differences": {"quick": 1e-7},
+        "seconds": {"softjax": {"forward": [0.004, 0.004]}, "quick": {"forward": [0.001, 0.001]}},
+    }
+    text = report.peers([json.loads(json.dumps(line))])
+    assert "- quick in 4.0 times less time: sort, 1 x 2, forward" in text
+    assert "- gone, sort, 1 x 2: not installed: no wheel" in text
+    assert "- other, sort, 1 x 2: refused: results differ by 1.0e+00" in text
+    assert "| sort, 1 x 2 | quick | forward | same | 1e-07 | 1 | 4 | 0.25 |" in text
