@@ -1,6 +1,6 @@
 """This package, the other libraries and JAX's hard operators, each in its own environment, in turns on the same data.
 
-    python perf/peers/compare.py                 every comparison (perf/peers/cases.py)
+    python perf/peers/compare.py                 every comparison (perf/peers/comparisons.py)
     python perf/peers/compare.py ott pot         those with these peers
     python perf/peers/compare.py --json FILE     append one line for each comparison
     python perf/peers/compare.py --save          write them to perf/results/peers-<machine>.jsonl
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from cases import COMPARISONS, Comparison
+from comparisons import COMPARISONS, Comparison
 from environments import PEERS, NotInstalled, interpreter
 from tqdm import tqdm
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import Comparison
+from comparisons import Comparison
 
 Operator = Callable[[jax.Array], jax.Array]
 

@@ -1,7 +1,7 @@
 """POT's Sinkhorn in NumPy: the same transport problem as softjax's method "ot", forward only, in float64."""
 
 import numpy as np
-from cases import Comparison
+from comparisons import Comparison
 
 
 def prepare(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):

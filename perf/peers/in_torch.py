@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from cases import Comparison
+from comparisons import Comparison
 
 
 def _torchsort(case: Comparison) -> Callable:

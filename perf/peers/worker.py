@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import numpy as np
-from cases import COMPARISONS
+from comparisons import COMPARISONS
 
 SIDES = {
     "softjax": "in_jax",
