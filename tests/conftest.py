@@ -2,6 +2,7 @@
 
 import os
 import re
+import zlib
 
 import hypothesis
 import jax
@@ -22,34 +23,50 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
-# Laws, transforms and derivatives compile many small programs once: for them XLA's optimisation costs more than it
-# saves. Values, drop-in equality and regressions run what users run; a second run of the suite, on another version of
-# JAX, says SUITE=quick and leaves that to the first.
+# The table, laws, transforms and derivatives compile many small programs once: for them XLA's optimisation costs more than
+# it saves. Forms at real sizes, drop-in equality and regressions run what users run.
 UNOPTIMISED = {
-    "test_laws",
-    "test_transforms",
     "test_gradients",
-    "test_straight_through",
+    "test_laws",
     "test_mask",
-    "test_permutation",
     "test_parity",
+    "test_permutation",
+    "test_straight_through",
+    "test_transforms",
+    "test_values",
 }
-if os.environ.get("SUITE") == "quick":
-    UNOPTIMISED |= {"test_values", "test_selection", "test_window"}
+
+SUITE = os.environ.get("SUITE", "")
+SAMPLE = 6
+_MODE, _METHOD = "(?:hard|smooth|c0|c1|c2)", "(?:softsort|neuralsort|ot)"
+COMBINATION = re.compile(rf"\b(?:{_MODE}-{_METHOD}|{_METHOD}-{_MODE})\b")
+
+
+def group(nodeid):
+    """What shares compilations with a test: its module's tests of one mode and method, else the test alone."""
+    module, _, name = nodeid.partition("::")
+    combination = COMBINATION.search(name)
+    return f"{module}::{combination[0]}" if combination else nodeid
+
+
+def pytest_configure(config):
+    """SUITE=all runs what is marked slow, too."""
+    if SUITE not in ("", "all", "sample"):
+        raise pytest.UsageError(f"SUITE={SUITE} is neither all nor sample")
+    if SUITE == "all" and config.option.markexpr == "not slow":
+        config.option.markexpr = ""
 
 
 def pytest_collection_modifyitems(config, items):
-    """SUITE=quick keeps one sparse mode, c1, of what is parametrised by mode, and skips what is marked `full`."""
-    if os.environ.get("SUITE") != "quick":
+    """SUITE=sample keeps a sixth, the same in every run; tests that share a compilation stay or go together."""
+    if SUITE != "sample":
         return
 
-    def spared(item):
-        values = getattr(item, "callspec", None)
-        mode = None if values is None else getattr(values.params.get("case"), "mode", values.params.get("mode"))
-        return item.get_closest_marker("full") is not None or mode in ("c0", "c2")
+    def left_out(item):
+        return zlib.crc32(group(item.nodeid).encode()) % SAMPLE != 0
 
-    config.hook.pytest_deselected(items=[item for item in items if spared(item)])
-    items[:] = [item for item in items if not spared(item)]
+    config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
+    items[:] = [item for item in items if not left_out(item)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -63,14 +80,11 @@ def optimisation(request):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Tests that share a compilation (one module's tests of one mode and method) go to one worker."""
+    """Tests that share compilations go to one worker."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByCompilation(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            module, _, name = nodeid.partition("::")
-            combination = re.search(r"\b(hard|smooth|c0|c1|c2)-(softsort|neuralsort|ot)\b", name)
-            shared = combination and module.endswith(("test_laws.py", "test_transforms.py"))
-            return f"{module}::{combination[0]}" if shared else nodeid
+            return group(nodeid)
 
     return ByCompilation(config, log)

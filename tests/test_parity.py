@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import METHODS, x64
+from cases import METHODS, SOFT_MODES, x64
 
 import softjax as sj
 from softjax import _transport_stream as stream
@@ -78,25 +78,25 @@ def both(name, method, mode, n, softness):
     return x, *found
 
 
-FULL = pytest.mark.full
 SORTED = [
     ("smooth", 2),
     ("smooth", 3),
     ("smooth", 17),
-    pytest.param("smooth", 100, marks=FULL),
-    pytest.param("smooth", 1_000, marks=FULL),
+    ("smooth", 100),
+    ("smooth", 1_000),
     ("c1", 3),
     ("c1", 100),
-    pytest.param("c0", 2, marks=FULL),
-    pytest.param("c0", 17, marks=FULL),
-    pytest.param("c2", 3, marks=FULL),
-    pytest.param("c2", 100, marks=FULL),
+    ("c0", 2),
+    ("c0", 17),
+    ("c2", 3),
+    ("c2", 100),
 ]
 RANKED = [
     ("smooth", 2),
     ("smooth", 17),
     ("c1", 3),
-    *(pytest.param(m, n, marks=FULL) for m, n in [("smooth", 1_000), ("c1", 100)]),
+    ("smooth", 1_000),
+    ("c1", 100),
 ]
 
 
@@ -142,7 +142,7 @@ def test_ranking(method, mode, n):
     check("ranking", method, mode, n)
 
 
-@pytest.mark.parametrize("mode", ["smooth", "c1", pytest.param("c0", marks=FULL), pytest.param("c2", marks=FULL)])
+@pytest.mark.parametrize("mode", SOFT_MODES)
 @pytest.mark.parametrize("method", ["softsort", "neuralsort"])
 def test_sort_of_ten_thousand(method, mode):
     """Chosen rows against the oracle, which writes only those."""

@@ -33,7 +33,6 @@ KERNELS = [
 OLD = jax_version() < OLDEST_JAX
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
     "names", [PLAIN, pytest.param(KERNELS, marks=pytest.mark.skipif(OLD, reason="kernels need JAX >= 0.11"))]
 )
