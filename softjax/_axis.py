@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
 
 from . import _check
-from ._types import Axis, Softness
+from ._types import Axis, Float, Softness
 
 
 def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:

@@ -6,9 +6,8 @@ What `softness` and `mode` mean is written once, in docs/softness.md.
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from . import _check
 from ._elementwise import enter, step

@@ -5,8 +5,8 @@ What `softness` and `mode` mean is written once, in docs/softness.md.
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from . import _check
 from ._modes import MODES, Mode

@@ -12,8 +12,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
+from jax import Array, lax
 
 from ._orders._linear import Operator, Target
 

@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from . import _check
 from ._axis import reduced_axes

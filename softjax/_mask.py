@@ -1,8 +1,8 @@
 """Soft top-k masks: how much of each element belongs to the k largest, the sum of P's last k rows."""
 
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from . import _check
 from ._axis import layout_along

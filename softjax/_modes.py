@@ -13,8 +13,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
+
+from ._types import Float
 
 _MAX_STEPS = 50
 """Newton steps for a threshold; 5 to 10 are usual."""

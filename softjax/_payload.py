@@ -3,8 +3,8 @@
 from functools import reduce
 
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from . import _check
 from ._axis import layout_along

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
 from . import _check
 from ._axis import layout_along
 from ._soft_rows import Softening, SoftRows, enter
 from ._transport import SolverInfo
-from ._types import Implementation, MethodName, ModeName, SoftIndex, Softness
+from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 
 
 @partial(

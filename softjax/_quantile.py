@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
 from . import _check
 from ._axis import Layout, layout_reduced
 from ._soft_rows import Softening, SoftRows, enter, one_hot
-from ._types import Axis, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
+from ._types import Axis, Float, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
 
 RULES: dict[str, Callable] = {
     "linear": lambda r: r,

@@ -16,7 +16,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax import Array
 
 from ._modes import Mode
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
 from . import _check
 from ._permutation import SoftPermutation

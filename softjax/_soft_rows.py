@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from . import _check, _dispatch
 from ._axis import Layout, by_shard
@@ -21,7 +20,7 @@ from ._orders._base import Forms, Ranks, multiply
 from ._orders._keys import standardized, without_infinities
 from ._orders._sorted import pick, unsort
 from ._transport import SolverInfo
-from ._types import Implementation, MethodName, ModeName, SoftIndex, Softness
+from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 
 
 class Softening(NamedTuple):

@@ -8,15 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
 from . import _check
 from ._axis import Layout, layout_along, layout_reduced
 from ._payload import sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
-from ._types import Axis, Implementation, MethodName, ModeName, SoftIndex, Softness
+from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 
 
 def argsort(

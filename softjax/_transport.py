@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jax import Array, lax
 
 from ._modes import Mode
+from ._types import Bool, Float, Int
 
 _MAX_STEPS = 60
 _NEVER = -1e30

@@ -12,11 +12,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from ._modes import Mode
 from ._transport import SolverInfo, no_tangent
+from ._types import Float
 
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]

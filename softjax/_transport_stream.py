@@ -11,11 +11,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from ._modes import Mode
 from ._transport import Potentials, Problem, SolverInfo, logits, newton, no_tangent, rounding, sinkhorn_rounds
+from ._types import Float
 
 _BLOCK = 1 << 16
 """About this many entries of the plan exist at a time, for each row of the batch (at least 8 rows' worth)."""

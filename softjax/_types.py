@@ -1,9 +1,26 @@
 """The public types and the literals that name a choice, each spelled once."""
 
-from typing import Literal, TypeAlias
+import sys
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
-from jaxtyping import Array, Float
+from jax import Array
+
+# Importing jaxtyping takes as long as importing this package. Those who check shapes and dtypes while running have
+# imported it before (its import hook does); for others annotations are plain `jax.Array`.
+if TYPE_CHECKING or "jaxtyping" in sys.modules:
+    from jaxtyping import Bool as Bool
+    from jaxtyping import Float as Float
+    from jaxtyping import Int as Int
+else:
+
+    class Float:
+        """`Float[Array, "shape"]` without the shape."""
+
+        def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+            return item[0]
+
+    Bool = Int = Float
 
 SoftBool: TypeAlias = Float[Array, "..."]
 """A float array with values in [0, 1]: the degree to which each element is true."""

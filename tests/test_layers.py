@@ -1,4 +1,7 @@
-"""The layer and size rules can fail: each rule of ci/layers.py is broken once in a package made for it."""
+"""The layer and size rules can fail: each rule of ci/layers.py is broken once in a package made for it.
+
+And what an import loads, counted in modules: a clock would depend on the machine.
+"""
 
 import subprocess
 import sys
@@ -6,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "ci" / "layers.py"
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "ci" / "layers.py"
 DOCSTRING = '    """' + "words\n" * 80 + '    """\n'
 
 BROKEN = {
@@ -46,3 +50,36 @@ def test_broken_rule_is_reported(tmp_path, case):
 def test_allowed_form_passes(tmp_path, case):
     result = run_on(tmp_path, ALLOWED[case])
     assert result.returncode == 0, result.stdout
+
+
+def printed(*statements: str) -> list[str]:
+    """The words that a fresh interpreter prints."""
+    command = [sys.executable, "-c", "\n".join(statements)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def added(*statements: str) -> set[str]:
+    """The modules that statements load beyond those of `import jax`."""
+    loaded = "import sys, jax", "before = set(sys.modules)", *statements, "print(*set(sys.modules) - before)"
+    return set(printed(*loaded))
+
+
+@pytest.mark.parametrize("package", ["softjax", "softjax_pallas"])
+def test_import_loads_nothing_but_the_packages_own_modules(package):
+    """No kernels, no Pallas, no jaxtyping, nothing else that takes longer to import than these packages do."""
+    loaded = {name.split(".")[0] for name in added(f"import {package}")}
+    assert loaded == {"softjax", package}
+
+
+def test_a_heavy_module_would_be_seen():
+    """The check above can fail: two modules that were once imported."""
+    assert {"jaxtyping", "asyncio"} <= added("import jaxtyping", "import softjax")
+    assert "jax._src.pallas.core" in added("import jax.experimental.pallas", "import softjax")
+
+
+@pytest.mark.parametrize(("first", "integers"), [("jax", "True"), ("jaxtyping", "False")])
+def test_annotations_are_jaxtypings_where_it_is_imported(first, integers):
+    """They can be evaluated either way; jaxtyping's know that an array of integers is no SoftIndex."""
+    lines = f"import {first}, jax, typing, softjax as sj", "hints = typing.get_type_hints(sj.argsort)"
+    kinds = "isinstance(jax.numpy.ones(3), hints['return']), isinstance(jax.numpy.arange(3), hints['return'])"
+    assert printed(*lines, f"print(hints['softness'] == float | jax.Array, {kinds})") == ["True", "True", integers]

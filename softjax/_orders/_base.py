@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
 
 from .._modes import Mode
 from .._transport import SolverInfo
+from .._types import Float
 
 Ranks = range | jax.Array
 Keys = Float[Array, "batch n"]

@@ -1,9 +1,9 @@
 """From the input to the keys that an order works on: standardised, and with infinities at finite places."""
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
+from .._types import Float
 from ._base import Keys, PerRow
 
 

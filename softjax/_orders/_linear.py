@@ -13,10 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array, lax
 from jax.core import ShapedArray
-from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array
 
 from ._partition import by_rows
 
@@ -25,7 +24,8 @@ try:  # Which devices a program is lowered for is told to these primitives alone
 except ImportError:
     _told_devices = set()
 
-_linear_p = Primitive("soft_order")
+# `jax.extend.core`, which names this class, would import Pallas.
+_linear_p = type(lax.sort_p)("soft_order")
 _linear_p.multiple_results = True
 _told_devices.add(_linear_p)
 

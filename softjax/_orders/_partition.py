@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
@@ -21,6 +20,7 @@ def by_rows(function: Callable[..., Sequence[jax.Array]], lead: int) -> Callable
 
     def call(*arrays):
         from jax.experimental.custom_partitioning import custom_partitioning
+        from jax.extend import core
 
         closed = jax.make_jaxpr(function)(*arrays)
         count = len(arrays)

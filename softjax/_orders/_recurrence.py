@@ -10,9 +10,9 @@ import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
+from .._types import Float
 from ._linear import Operator
 
 Decay = Float[Array, "batch n"]

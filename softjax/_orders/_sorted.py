@@ -6,9 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Int
+from jax import Array, lax
 
+from .._types import Float, Int
 from ._base import Keys, Ranks
 from ._linear import Operator
 

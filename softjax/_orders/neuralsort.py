@@ -9,10 +9,10 @@ have terms of one sign: no cancellation, whatever n and the keys' offset.
 """
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from .._modes import Mode
+from .._types import Float
 from ._band.ties import tie_terms
 from ._base import Forms, Keys, PerRow, Ranks, always, applied, as_array
 

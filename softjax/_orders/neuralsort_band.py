@@ -4,10 +4,10 @@ The derivation is in `softjax._orders._band`.
 """
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from .._modes import Mode
+from .._types import Float
 from . import neuralsort
 from ._band import rules
 from ._band.walk import weights

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from .. import _transport_stream as stream
 from .._modes import Mode
 from .._transport import Problem, SolverInfo, plan, potentials
 from .._transport_pair import pair_mask
+from .._types import Float
 from ._base import Forms, Keys, PerRow, Ranks, always, applied
 
 

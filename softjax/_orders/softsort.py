@@ -1,10 +1,10 @@
 """SoftSort (Prillo and Eisenschlos, arXiv:2006.16038): row r is the projection of -|s_r - x_j| / tau, s = sort(x)."""
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from .._modes import Mode
+from .._types import Float
 from ._base import Forms, Keys, PerRow, Ranks, always, applied
 from ._sorted import largest, pick
 

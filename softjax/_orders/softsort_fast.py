@@ -1,8 +1,9 @@
 """SoftSort without the n x n matrix: by recurrences in the smooth mode, by windows in the sparse ones."""
 
-from jaxtyping import Array, Float
+from jax import Array
 
 from .._modes import Mode
+from .._types import Float
 from . import softsort, softsort_scan, softsort_window
 from ._base import Forms, Keys, PerRow, Ranks
 

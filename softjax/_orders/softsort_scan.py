@@ -9,10 +9,10 @@ Payload and normaliser share the decays of one recurrence.
 """
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from .._modes import Mode
+from .._types import Float
 from ._base import Keys, PerRow, Ranks
 from ._recurrence import Channels, both_sides
 from ._sorted import pick, sort_with_permutation, unsort

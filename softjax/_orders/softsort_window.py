@@ -4,10 +4,10 @@ The derivation is in `softjax._orders._window`.
 """
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from .._modes import Mode
+from .._types import Float
 from ._base import Keys, PerRow, Ranks
 from ._keys import knots
 from ._sorted import pick, sort_with_permutation, unsort

@@ -3,9 +3,10 @@
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
 
 from softjax._orders._base import Keys, PerRow
+from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU, Tile
 

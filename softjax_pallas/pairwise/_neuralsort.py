@@ -11,14 +11,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import Array, lax
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
 
 from softjax._modes import Mode
 from softjax._orders._band.passes import _through_logits
 from softjax._orders._base import Keys, PerRow, Ranks
 from softjax._orders._sorted import gather, pick, sort_with_permutation, unsort
+from softjax._types import Float, Int
 
 from .._kernel import ceil_div
 from . import _maths as maths

@@ -6,13 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from softjax._modes import Mode
 from softjax._orders._base import Keys, PerRow, Ranks
 from softjax._orders._recurrence import decayed_sums
 from softjax._orders._sorted import pick, sort_with_permutation, unsort
+from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU
 from . import _recurrence_bodies as bodies

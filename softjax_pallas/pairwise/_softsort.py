@@ -9,13 +9,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from softjax._modes import Mode
 from softjax._orders._base import Keys, PerRow, Ranks
 from softjax._orders._sorted import pick, sort_with_permutation, unsort
 from softjax._orders.softsort import order_statistics
+from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU, Tile, ceil_div
 from . import _recurrence, _tiled, _tiles

@@ -9,7 +9,9 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
+
+from softjax._types import Float
 
 from . import _tile_bodies as bodies
 from . import _tiles

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
 
 from softjax._transport import Potentials, Problem
+from softjax._types import Float
 
 from ..pairwise._launch import scale_of
 from ..pairwise._operands import MATRIX, OWN_COLUMNS, OWN_ROWS, WHOLE_COLUMNS, WHOLE_ROWS, results

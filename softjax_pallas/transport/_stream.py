@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import Array
 
 from softjax._modes import Mode
 from softjax._orders import ot
 from softjax._transport import Potentials, Problem, newton, rounding, sinkhorn_rounds
 from softjax._transport_stream import conjugate_gradients
+from softjax._types import Float
 
 from .._kernel import Traced
 from ..pairwise._tiled import Spec

@@ -13,14 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float
+from jax import Array, lax
 
 from softjax import _transport
 from softjax._fused import run
 from softjax._modes import Mode
 from softjax._orders import ot
 from softjax._orders._base import Forms, Keys, PerRow, Ranks
+from softjax._types import Float
 
 from .._kernel import Named, cannot_run
 from ..pairwise._tiles import tiles as pairwise_tiles

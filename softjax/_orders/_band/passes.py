@@ -4,8 +4,7 @@ The derivation, and what P, D, phi, theta, q and the centres are, is in `softjax
 """
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
+from jax import Array, lax
 
 from .ties import tie_terms
 from .walk import TILING, ByColumn, ByRow, Grid, Smooth, half_ulp, over_tiles, stop_columns, stop_rows, walk

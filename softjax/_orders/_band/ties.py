@@ -8,8 +8,7 @@ tied elements with equal payloads get equal gradients, and dense and banded form
 from functools import partial
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
+from jax import Array, lax
 
 
 def tie_terms(s: Array, x: Array) -> tuple[Array, Array]:

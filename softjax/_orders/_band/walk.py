@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
+from jax import Array, lax
 
 from ..._modes import Mode
 

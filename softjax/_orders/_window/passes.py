@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
+from jax import Array, lax
 
 from .._band.walk import half_ulp, over_tiles
 from . import table, walk

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
+from jax import Array, lax
 
 from .._band.walk import BARRIER, TILING, Grid, Tiling, over_tiles
 
