@@ -60,6 +60,11 @@ class TestMosaicGPU(suite.Pairwise):
     implementation = "pallas_interpret_gpu"
     sizes = (70, 64, 129)
 
+    @pytest.mark.parametrize(("order", "op"), [(o, f) for o in suite.ORDER_NAMES for f in ("rows", "rank")])
+    def test_odd_rows(self, order, op):
+        """Rows of an odd length, with a cotangent that is stored: no pair of elements is aligned in every row."""
+        self.check(order, op, "smooth", (2, 129))
+
 
 def test_unsupported_calls_say_why():
     """`supports` gives the reason, and a named implementation raises it with the remedy."""
