@@ -20,6 +20,7 @@ from jax import lax
 from .._kernel import Tile, ceil_div, mosaic_gpu_options, tracing
 from ._operands import Operand
 from ._program import Program
+from ._tiles import fit
 
 SINGLES = (64, 8), (16, 8), (4, 8), (1,)
 """Tiles within tiles: 64 rows over four warps, and 4 rows of 8 columns over a warp's lanes, one element each."""
@@ -184,6 +185,7 @@ def run(
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     implementation, name = build
+    tile = fit(implementation, tile, *sizes)
     length = tile.rows if by_rows else tile.columns
     blocks = ceil_div(sizes[not by_rows], length)
 

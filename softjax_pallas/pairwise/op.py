@@ -16,6 +16,7 @@ from softjax._modes import MODES, Mode
 from softjax._orders._base import Forms
 
 from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, Traced, cannot_run, unsupported
+from ._tiles import LEAST, few
 
 ORDERS = ("softsort", "neuralsort")
 OPS = ("rows", "apply", "rank")
@@ -54,12 +55,10 @@ def supports(op: str, order: str, mode: Mode, dtype: Any, shape: tuple[int, ...]
 
 
 def _mosaic_gpu_reason(op: str, order: str, mode: Mode, sizes: tuple[int, int]) -> str | None:
-    least = 64  # rows and columns of a warpgroup's tile
     wanted, n = sizes
-    one_by_one = op == "rows" or (op == "apply" and wanted < n // 8)
-    if n < least or (one_by_one and wanted < least):
-        return f"a Mosaic GPU tile has {least} rows and columns, the call ({wanted}, {n})"
-    del order, mode
+    one_by_one = op == "rows" or (op == "apply" and few(order, mode, wanted, n))
+    if n < LEAST or (one_by_one and wanted < LEAST):
+        return f"a Mosaic GPU tile has {LEAST} rows and columns, the call ({wanted}, {n})"
     return None
 
 
