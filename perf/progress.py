@@ -20,7 +20,8 @@ class Lines:
         """Say what is at work."""
         print(f"  {text}", file=sys.stderr, flush=True)
 
-    def write(self, text: str) -> None:
+    @staticmethod
+    def write(text: str) -> None:
         """A line of the result."""
         print(text, flush=True)
 

@@ -44,7 +44,8 @@ def ratio(call: Call, implementation: str, seconds: float) -> float:
                 if call.disagreement(mine, plain) is not None:
                     return float("inf")
             times = interleaved(programs, 11, seconds)
-        except NotImplementedError:
+        except (NotImplementedError, jax.errors.JaxRuntimeError) as error:  # no kernel, or no memory for plain JAX
+            tqdm.write(f"{call}: {str(error).splitlines()[0][:160]}")
             return float("inf")
         worst = max(worst, median(ratios(times[implementation], times["xla"])))
     return worst

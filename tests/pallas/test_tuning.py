@@ -75,6 +75,19 @@ def test_an_override_is_what_compiles(monkeypatch):
 Shape = portable.Shape
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "op"), [("softsort", "rows"), ("softsort", "rank"), ("neuralsort", "apply")])
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+def test_larger_tiles_of_mosaic_gpu(order, op, mode):
+    """Of a warpgroup's 64 rows several, on rows that they do not divide."""
+    families = {
+        name: {"rows": 128, "columns": 128 if name == "chunks" else 64} for name in ("rows", "columns", "chunks")
+    }
+    backend = type("Interpreted", (suite.Pairwise,), {"implementation": "pallas_interpret_gpu"})()
+    with tuning.override(tuning.table({"tiles": {"pallas_interpret_gpu": families}})):
+        backend.check(order, op, mode, (1, 201))
+
+
 def test_an_override_of_chunks_and_of_transport():
     """Results do not depend on them, and the sizes are those asked for."""
     x, tau = jnp.asarray(suite.keys(1, N), jnp.float32), jnp.full((1,), 0.2, jnp.float32)
