@@ -4,6 +4,8 @@
 #   PYTEST_ARGS="-k sort"    more arguments for pytest;  WORKERS=4  its processes
 
 VENV ?= .venv
+GPU_PYTHON ?= python3
+GPU_PATH ?= .
 PYTHON ?=
 WORKERS ?= auto
 PYTEST_ARGS ?=
@@ -15,12 +17,14 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels bench scaling gate baseline peers report lint format check aot clean
+.PHONY: help demo test kernels gpu tune bench scaling gate baseline peers report lint format check aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
 	@echo "make test    run the test suite"
 	@echo "make kernels run every test of the Pallas kernels, the slow ones too"
+	@echo "make gpu     the kernels' parity suite and benchmark on this machine's GPU, by GPU_PYTHON=python3 as it is"
+	@echo "make tune    tile sizes and thresholds of this machine's GPU or TPU, measured, by GPU_PYTHON as it is"
 	@echo "make bench   what softness costs, as multiples of jnp.sort; BENCH_ARGS=--save keeps the results"
 	@echo "make scaling the powers of n and batch by which time grows, beside theory's; SCALING_ARGS=--save"
 	@echo "make gate    compiled programs against perf/baseline.json: memory, operations, fusions, loops"
@@ -44,6 +48,20 @@ test:
 kernels:
 	@$(venv) test
 	@"$(VENV)/bin/python" -m pytest -n $(WORKERS) --maxprocesses 8 -m "slow or not slow" tests/pallas $(PYTEST_ARGS)
+
+# Nothing is installed: GPU_PYTHON brings JAX, pytest, hypothesis and scipy; GPU_PATH what it has not, as .:more/packages
+gpu_python = PYTHONPATH="$(GPU_PATH)" "$(GPU_PYTHON)"
+
+gpu:
+	@$(gpu_python) perf/gpu_check.py
+	@status=0; \
+	$(gpu_python) -m pytest -m "slow or not slow" -k "not Interpreted" tests/pallas/test_hardware.py $(PYTEST_ARGS) || status=1; \
+	$(gpu_python) perf/bench.py --save $(BENCH_ARGS) || status=1; \
+	$(gpu_python) perf/gpu.py $(GPU_ARGS) || status=1; \
+	exit $$status
+
+tune:
+	@$(gpu_python) perf/tune.py $(TUNE_ARGS)
 
 bench:
 	@$(venv) test

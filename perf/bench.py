@@ -16,10 +16,10 @@ from statistics import median
 
 import jax.numpy as jnp
 import scaling
+from progress import tqdm
 from record import append, destination
 from shapes import STANDARD, Case
 from timing import compiled, interleaved, ratios, spread, temporary_bytes
-from tqdm import tqdm
 
 HEADER = (
     f"{'case':24}{'shape':>16}{'sort ms':>10}{'forward':>10}{'gradient':>10}{'spread':>9}{'x hard':>9}"

@@ -185,11 +185,27 @@ def peers(records: list[dict]) -> str:
 # --- the page ------------------------------------------------------------------------------------------
 
 
+def kernels(records: list[dict]) -> str:
+    """Kernels beside plain JAX and the definition; what did not run, or did not agree, is told below."""
+    rows = []
+    for r in records:
+        for program, seconds in r["seconds"].items():
+            cells = [milliseconds(median(seconds[name])) if name in seconds else "" for name in KERNEL_COLUMNS]
+            rows.append([r["case"], program, r["implementation"], *cells])
+    notes = [f"- {r['case']}, {who}: {why}" for r in records for who, why in r["refused"].items()]
+    return "\n".join(
+        [table(["case", "program", "kernel by", *(f"{name}, ms" for name in KERNEL_COLUMNS)], rows), *notes]
+    )
+
+
+KERNEL_COLUMNS = ("kernel", "xla", "dense")
+
+
 def page(results: Path, out: Path) -> str:
     """The page's text; plots are written beside it."""
     matplotlib.use("Agg")
     parts = [INTRODUCTION]
-    kinds = {prefix: sorted(results.glob(f"{prefix}*.jsonl")) for prefix in ("scaling-", "peers-")}
+    kinds = {prefix: sorted(results.glob(f"{prefix}*.jsonl")) for prefix in ("scaling-", "peers-", "kernels-")}
     apart = {path for paths in kinds.values() for path in paths}
     machines = [path for path in sorted(results.glob("*.jsonl")) if path not in apart]
     for path in machines:
@@ -209,6 +225,9 @@ def page(results: Path, out: Path) -> str:
     for path in kinds["peers-"]:
         name, found = path.stem.removeprefix("peers-"), record.read([path])
         parts.append(f"## Peers on {name}\n\n{source(found)}\n\n{peers(found)}\n")
+    for path in kinds["kernels-"]:
+        name, found = path.stem.removeprefix("kernels-"), record.read([path])
+        parts.append(f"## Kernels on {name}\n\n{source(found)}\n\n{kernels(found)}\n")
     return "\n".join(parts)
 
 

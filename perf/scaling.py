@@ -16,10 +16,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import linear_regression, median
 
+from progress import tqdm
 from record import append, destination
 from shapes import SCALING, Case, Series, exponent
 from timing import compiled, interleaved, temporary_bytes
-from tqdm import tqdm
 
 TIMED = ("forward", "gradient")
 

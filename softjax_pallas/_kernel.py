@@ -189,7 +189,16 @@ def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
 def _traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, set[Any]]:
     """Shapes and effects."""
     structs = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a for a in arguments)
-    return _remembered(function, structs, (jax.config.read("jax_enable_x64"), jax.sharding.get_abstract_mesh()))
+    return _remembered(
+        function,
+        structs,
+        (jax.config.read("jax_enable_x64"), jax.config.jax_default_device, jax.sharding.get_abstract_mesh()),
+    )
+
+
+def forget() -> None:
+    """Forget shapes that were traced: those of what is saved may follow from tile sizes."""
+    _remembered.cache_clear()
 
 
 @lru_cache(maxsize=512)

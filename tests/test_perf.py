@@ -102,7 +102,9 @@ def test_every_committed_result_is_on_the_page():
     for path in paths:
         found = record.read([path])
         assert report.source(found) in text, path.name
-        make = {"scaling": report.growth, "peers": report.peers}.get(path.stem.split("-")[0], report.standard)
+        make = {"scaling": report.growth, "peers": report.peers, "kernels": report.kernels}.get(
+            path.stem.split("-")[0], report.standard
+        )
         assert make(found) in text, path.name
 
 

@@ -17,7 +17,7 @@ def launch(
     by_rows: bool,
     sizes: tuple[int, int],
     operands: tuple[Any, Any],
-    tiles: dict[str, Tile],
+    tile: Tile,
 ) -> Any:
     """The kernel of a body as a function of arrays (batch, ...) that returns a tuple."""
     if implementation in MOSAIC_GPU:
@@ -25,7 +25,7 @@ def launch(
     else:
         from . import pallas as backend
     build = implementation, f"softjax_{body.__name__}"
-    return backend.run(body, sizes, by_rows, tiles[implementation], *operands, build)
+    return backend.run(body, sizes, by_rows, tile, *operands, build)
 
 
 def scale_of(x: Keys, tau: PerRow) -> Float[Array, "batch 1 1"]:

@@ -24,11 +24,8 @@ from .._kernel import ceil_div
 from . import _maths as maths
 from . import _tiled, _tiles
 from ._launch import scale_of
-from ._softsort import block_ends, tile_of
+from ._softsort import block_ends
 from ._tiled import Common, Spec
-
-FEW = 16
-"""Up to this many rows are computed one by one, O(n) each."""
 
 
 def _spec(implementation: str, mode: Mode) -> Spec:
@@ -123,7 +120,7 @@ def bands(spec: Spec, columns: Float[Array, "batch 4 n"], scale: Array) -> tuple
         low = _reach(columns, scale, first, cut, by_rows, -1)
         return jnp.stack([low // visited, ceil_div(high + 1, visited)], axis=-1).astype(jnp.float32)
 
-    rows, cols = (tile_of(spec.implementation, n, table) for table in (_tiles.ROWS, _tiles.COLUMNS))
+    rows, cols = (_tiles.matrix(spec.implementation, family, n, n) for family in ("rows", "columns"))
     return ranges(rows.rows, rows.columns, True), ranges(cols.columns, cols.rows, False)
 
 
@@ -245,7 +242,7 @@ def apply(
     else:
         v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), -1, 1)
     spec = _spec(implementation, mode)
-    if len(ranks) <= FEW:
+    if _tiles.few("neuralsort", mode, len(ranks), x.shape[1]):
         return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(averages(spec, r, s, tau, v), 1, -1))
     return pick(jnp.moveaxis(averages(spec, None, s, tau, v), 1, -1), ranks)
 

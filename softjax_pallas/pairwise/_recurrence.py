@@ -47,7 +47,7 @@ class Chunks:
 
 
 def _chunks(implementation: str, n: int) -> Chunks:
-    return Chunks(n, _tiles.CHUNKS[implementation].rows, implementation in MOSAIC_GPU)
+    return Chunks(n, _tiles.chunk(implementation, n).rows, implementation in MOSAIC_GPU)
 
 
 def carries(chunks: Chunks, s: Keys, scale: Float[Array, "batch 1 1"], u: Channels) -> Float[Array, "batch m k"]:
@@ -109,7 +109,12 @@ def _forward(implementation, s, tau, v):
     outputs = results(s.dtype, columns=u.shape[1]) + results(jnp.float32, columns=1)
     inputs = (*(OWN_COLUMNS for _ in given), OWN_COLUMNS, SCALAR, PARTS)
     kernel = launch(
-        implementation, bodies.recurrence_apply, implementation in MOSAIC_GPU, (n, n), (inputs, outputs), _tiles.CHUNKS
+        implementation,
+        bodies.recurrence_apply,
+        implementation in MOSAIC_GPU,
+        (n, n),
+        (inputs, outputs),
+        _tiles.chunk(implementation, n),
     )
     y, total = kernel(*given, s[:, None], scale, carry)
     return y, (s, tau, v, y, total)
@@ -127,7 +132,12 @@ def _backward(implementation, residuals, w):
     inputs = (*(OWN_COLUMNS for _ in given), OWN_COLUMNS, SCALAR, PARTS)
     outputs = results(jnp.float32, columns=2 + a.shape[1])
     kernel = launch(
-        implementation, bodies.recurrence_back, implementation in MOSAIC_GPU, (n, n), (inputs, outputs), _tiles.CHUNKS
+        implementation,
+        bodies.recurrence_back,
+        implementation in MOSAIC_GPU,
+        (n, n),
+        (inputs, outputs),
+        _tiles.chunk(implementation, n),
     )
     (out,) = kernel(*given, s[:, None], scale, carry)
     dtau = jnp.sum(out[:, 1, :-1] * (s[:, 1:] - s[:, :-1]), axis=-1) * scale[:, 0, 0] ** 2

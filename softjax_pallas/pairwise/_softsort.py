@@ -17,13 +17,10 @@ from softjax._orders._sorted import pick, sort_with_permutation, unsort
 from softjax._orders.softsort import order_statistics
 from softjax._types import Float
 
-from .._kernel import MOSAIC_GPU, Tile, ceil_div
+from .._kernel import MOSAIC_GPU, ceil_div
 from . import _recurrence, _tiled, _tiles
 from ._launch import scale_of
 from ._tiled import Common, Spec
-
-FEW = 16
-"""Up to this many rows of the smooth mode are computed one by one, O(n) each and without a sort."""
 
 
 def _spec(implementation: str, mode: Mode) -> Spec:
@@ -89,16 +86,6 @@ def block_ends(implementation: str, n: int, length: int) -> tuple[np.ndarray, np
     return (np.minimum(starts, n - length) if implementation in MOSAIC_GPU else starts), ends
 
 
-def tile_of(implementation: str, n: int, table: dict[str, Tile]) -> Tile:
-    """The tile that a kernel over an (n, n) matrix uses."""
-    tile = table[implementation]
-    if implementation in MOSAIC_GPU:
-        return tile
-    from .pallas import fit
-
-    return fit(tile, n, n, implementation == "pallas_triton")
-
-
 def windows(implementation: str, s: Keys, tau: PerRow) -> tuple[Array, Array]:
     """For blocks of rows and of columns of ascending keys: the range of tiles with an element nearer than tau."""
     n = s.shape[1]
@@ -111,7 +98,7 @@ def windows(implementation: str, s: Keys, tau: PerRow) -> tuple[Array, Array]:
         high = ceil_div(place(s[:, last] + margin, "right"), visited)
         return jnp.stack([low, high], axis=-1).astype(jnp.float32)
 
-    rows, columns = (tile_of(implementation, n, table) for table in (_tiles.ROWS, _tiles.COLUMNS))
+    rows, columns = (_tiles.matrix(implementation, family, n, n) for family in ("rows", "columns"))
     return ranges(rows.rows, rows.columns), ranges(columns.columns, columns.rows)
 
 
@@ -128,8 +115,7 @@ def apply(
     implementation: str, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
-    few = len(ranks) <= (FEW if mode.degree is None else max(FEW, x.shape[1] // 8))
-    if few:
+    if _tiles.few("softsort", mode, len(ranks), x.shape[1]):
         v = x[:, None] if payload is None else jnp.moveaxis(payload, -1, 1)
         y = averages(_spec(implementation, mode), False, order_statistics(x, ranks), x, tau, v)
         return jnp.moveaxis(y, 1, -1)

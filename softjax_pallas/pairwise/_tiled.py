@@ -83,8 +83,8 @@ def run(spec: Spec, body: Any, by_rows: bool, common: Common, more: tuple[tuple,
         body(program, spec.pairs, spec.degree, tuple(refs[:count]), tuple(refs[count:]))
 
     bound.__name__ = f"{spec.order}_{body.__name__}"
-    table = _tiles.ROWS if by_rows else _tiles.COLUMNS
-    return launch(spec.implementation, bound, by_rows, sizes, ((*inputs, *more[0]), outputs), table)(*arrays, *more[1])
+    tile = _tiles.matrix(spec.implementation, "rows" if by_rows else "columns", *sizes)
+    return launch(spec.implementation, bound, by_rows, sizes, ((*inputs, *more[0]), outputs), tile)(*arrays, *more[1])
 
 
 def rows(spec: Spec, common: Common, dtype: Any) -> tuple[Float[Array, "batch r n"], Float[Array, "batch 2 r"]]:

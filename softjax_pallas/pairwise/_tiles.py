@@ -1,35 +1,53 @@
-"""Tile sizes of the pairwise kernels, per compiler: what compiles without spills; not yet timed on hardware."""
+"""Tiles of the pairwise kernels: the sizes that `tuning` has, cut to a matrix that is smaller."""
 
+from dataclasses import replace
 from typing import Any
 
-from .._kernel import Tile
+from softjax._modes import Mode
 
-ROWS = {
-    "pallas_triton": Tile(32, 64, 4),
-    "pallas_mosaic_gpu": Tile(64, 64, 4),
-    "pallas_mosaic_tpu": Tile(128, 128),
-    "pallas_interpret": Tile(32, 64),
-    "pallas_interpret_races": Tile(8, 8),
-    "pallas_interpret_gpu": Tile(64, 64),
-}
-"""Tiles of the soft permutation, for kernels that own rows."""
+from .. import tuning
+from .._kernel import MOSAIC_GPU, Tile, power_of_two
 
-COLUMNS = ROWS | {"pallas_mosaic_gpu": Tile(64, 32, 4), "pallas_interpret_gpu": Tile(64, 32)}
-"""The same for kernels that own columns."""
+LEAST = 64
+"""Rows, or elements of a chunk, of the smallest tile on Mosaic GPU: a warpgroup's."""
 
-CHUNKS = {
-    "pallas_triton": Tile(32, 32, 1),
-    "pallas_mosaic_gpu": Tile(64, 64, 4),
-    "pallas_mosaic_tpu": Tile(128, 128, parts=8),
-    "pallas_interpret": Tile(32, 32, parts=2),
-    "pallas_interpret_races": Tile(8, 8),
-    "pallas_interpret_gpu": Tile(64, 64),
-}
-"""Chunks of the recurrence: dense inside, a carry between."""
+FEW = 16
+"""Up to this many rows are computed one by one, O(n) each and without a sort or a band."""
+
+
+def few(order: str, mode: Mode, wanted: int, n: int) -> bool:
+    """Are rows times a payload computed one by one? In c0, c1, c2 SoftSort's are up to an eighth of all."""
+    return wanted <= (max(FEW, n // 8) if order == "softsort" and mode.degree is not None else FEW)
+
+
+def fit(implementation: str, tile: Tile, rows: int, columns: int) -> Tile:
+    """The tile, no larger than the matrix. A TPU block spans few rows exactly; Triton wants powers of two."""
+    if implementation == "pallas_triton":
+        return replace(tile, rows=min(tile.rows, power_of_two(rows)), columns=min(tile.columns, power_of_two(columns)))
+    if implementation in MOSAIC_GPU:  # whose loads have no masks
+        return replace(tile, rows=min(tile.rows, rows // 64 * 64), columns=min(tile.columns, columns // 8 * 8))
+    return replace(tile, rows=min(tile.rows, rows))
+
+
+def matrix(implementation: str, family: str, rows: int, columns: int) -> Tile:
+    """The tile of a kernel over a matrix: family "rows" or "columns", which its programs own."""
+    return fit(implementation, tuning.tile(implementation, family), rows, columns)
+
+
+def chunk(implementation: str, n: int) -> Tile:
+    """The recurrence's chunk of n keys: dense inside, a carry between."""
+    tile = tuning.tile(implementation, "chunks")
+    if implementation not in MOSAIC_GPU:
+        return tile
+    size = min(tile.rows, n // LEAST * LEAST)
+    return replace(tile, rows=size, columns=size)
 
 
 def tiles(op: str, implementation: str, *arguments: Any) -> dict[str, int]:
     """Sizes of the tiles and of the recurrence's chunks, before they are cut to a matrix that is smaller."""
     del op, arguments
-    tile = ROWS[implementation]
-    return {"rows": tile.rows, "columns": tile.columns, "chunk": CHUNKS[implementation].rows, "warps": tile.warps}
+    rows, columns = (tuning.tile(implementation, family) for family in ("rows", "columns"))
+    size = {"rows": rows.rows, "columns": rows.columns}
+    if (rows.rows, rows.columns) != (columns.rows, columns.columns):
+        size |= {"rows by columns": columns.rows, "columns by columns": columns.columns}
+    return size | {"chunk": tuning.tile(implementation, "chunks").rows, "warps": rows.warps}

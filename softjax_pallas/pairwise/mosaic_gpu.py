@@ -1,8 +1,11 @@
 """The Mosaic GPU program (compute capability >= 9.0): one warpgroup per block, straight between registers and memory.
 
-A tile is a 2-D array in the WGMMA layout, a value per row or column a 1-D array in that layout reduced. Loads have no
-masks: at a ragged end a block starts earlier, so that it overlaps the block before it. What a loop visits twice is
-masked; what two programs own is computed twice, and both store the same.
+A tile is a 2-D array in the WGMMA layout, a value per row or column a 1-D array in that layout reduced. Its lanes
+access two neighbours of a row at once, which must lie at an even place in memory. Where rows have an odd length every
+other one starts at an odd place, and a layout of single elements takes over.
+
+Loads have no masks: at a ragged end a block starts earlier, so that it overlaps the block before it. What a loop visits
+twice is masked; what two programs own is computed twice, and both store the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +20,10 @@ from jax import lax
 from .._kernel import Tile, ceil_div, mosaic_gpu_options, tracing
 from ._operands import Operand
 from ._program import Program
+from ._tiles import fit
+
+SINGLES = (64, 8), (16, 8), (4, 8), (1,)
+"""Tiles within tiles: 64 rows over four warps, and 4 rows of 8 columns over a warp's lanes, one element each."""
 
 
 @dataclass
@@ -35,7 +42,9 @@ class MosaicGPU(Program):
     def _layout(self):
         from jax.experimental.pallas import mosaic_gpu as plgpu
 
-        return plgpu.Layout.WGMMA
+        if self.sizes[1] % 2 == 0:
+            return plgpu.Layout.WGMMA
+        return plgpu.Layout.TILED(plgpu.Tiling(SINGLES), warp_dims=(-7,), lane_dims=(-3, -2), vector_dim=-1)
 
     @property
     def tiles(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -176,6 +185,7 @@ def run(
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     implementation, name = build
+    tile = fit(implementation, tile, *sizes)
     length = tile.rows if by_rows else tile.columns
     blocks = ceil_div(sizes[not by_rows], length)
 

@@ -16,6 +16,7 @@ from softjax._modes import MODES, Mode
 from softjax._orders._base import Forms
 
 from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, Traced, cannot_run, unsupported
+from ._tiles import LEAST, few
 
 ORDERS = ("softsort", "neuralsort")
 OPS = ("rows", "apply", "rank")
@@ -54,12 +55,10 @@ def supports(op: str, order: str, mode: Mode, dtype: Any, shape: tuple[int, ...]
 
 
 def _mosaic_gpu_reason(op: str, order: str, mode: Mode, sizes: tuple[int, int]) -> str | None:
-    least = 64  # rows and columns of a warpgroup's tile
     wanted, n = sizes
-    one_by_one = op == "rows" or (op == "apply" and wanted < n // 8)
-    if n < least or (one_by_one and wanted < least):
-        return f"a Mosaic GPU tile has {least} rows and columns, the call ({wanted}, {n})"
-    del order, mode
+    one_by_one = op == "rows" or (op == "apply" and few(order, mode, wanted, n))
+    if n < LEAST or (one_by_one and wanted < LEAST):
+        return f"a Mosaic GPU tile has {LEAST} rows and columns, the call ({wanted}, {n})"
     return None
 
 
@@ -139,6 +138,9 @@ def kernels_for_aot(implementation: str) -> Iterator[Compiled]:
                 calls.append(("apply", range(n - 10, n), 1))
             for op, ranks, channels in calls:
                 yield _compiled((implementation, order, op), mode, jnp.float32, (n, ranks, channels))
+        if implementation in MOSAIC_GPU:  # rows of an odd length have a layout of their own
+            for op, channels in (("rows", 0), ("apply", 2), ("rank", 0)):
+                yield _compiled((implementation, order, op), "smooth", jnp.float32, (n + 1, range(n + 1), channels))
     for dtype in (jnp.bfloat16, jnp.float16):
         for mode, op in (("smooth", "rows"), ("smooth", "apply"), ("c0", "apply")):
             entry = "softsort", _mode(mode), dtype, (2, n, n, 2), implementation
@@ -167,6 +169,6 @@ def _compiled(which: tuple[str, str, str], mode: str, dtype: Any, case: tuple[in
         y, pull = jax.vjp(value, *arrays)
         return y, pull(g)
 
-    rows = "" if op == "rank" else len(ranks)
+    rows = f" n{n}" if op == "rank" else len(ranks)
     name = f"{order} {op}{rows} {mode} {jnp.dtype(dtype).name}"
     return Compiled(name, both, (jax.eval_shape(value, *arrays), *arrays))

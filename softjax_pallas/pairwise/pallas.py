@@ -5,7 +5,6 @@ block's last two dimensions suit the TPU. Ragged ends are masked at every load; 
 masks its stores.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._kernel import Tile, ceil_div, portable_options, power_of_two, tracing
+from .._kernel import Tile, ceil_div, portable_options, tracing
 from ._operands import Operand
 from ._program import Program
+from ._tiles import fit
 
 
 @dataclass(frozen=True)
@@ -195,15 +195,6 @@ def pl_ds(tile: Any, size: int) -> Any:
     return pl.ds(pl.multiple_of(tile * size, size) if not isinstance(tile, int) else tile * size, size)
 
 
-def fit(tile: Tile, rows: int, columns: int, triton: bool) -> Tile:
-    """The tile, no larger than the matrix. A TPU block spans few rows exactly; Triton wants powers of two."""
-    if triton:
-        return dataclasses.replace(
-            tile, rows=min(tile.rows, power_of_two(rows)), columns=min(tile.columns, power_of_two(columns))
-        )
-    return dataclasses.replace(tile, rows=min(tile.rows, rows))
-
-
 def _spec(operand: Operand, shape: Shape, channels: int):
     from jax.experimental import pallas as pl
 
@@ -241,7 +232,7 @@ def run(
 
     implementation, name = build
     triton = implementation == "pallas_triton"
-    tile = fit(tile, *sizes, triton)
+    tile = fit(implementation, tile, *sizes)
     shape = Shape(*sizes, tile, by_rows, triton, min(tile.parts, ceil_div(sizes[not by_rows], tile.rows)))
 
     def kernel(*refs):

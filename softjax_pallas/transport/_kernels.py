@@ -58,7 +58,7 @@ def sizes(implementation: str, n: int, k: int) -> dict[str, int]:
         from . import mosaic_gpu
 
         spec = Spec(n, k, 1, 0, None, normalise=True)
-        return {"keys": mosaic_gpu.width(spec), "anchors": mosaic_gpu.anchors_held(spec), "warps": 4}
+        return {"keys": mosaic_gpu.width(spec, implementation), "anchors": mosaic_gpu.anchors_held(spec), "warps": 4}
     from . import pallas
 
     backend = pallas.BACKENDS[implementation]

@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .. import tuning
 from . import _many, _program
 from ._few import Few
 from ._limits import FEW
 from ._spec import Operands, Spec
 
-WIDTHS = {2: 512, 4: 256, FEW: 128}
-"""Keys at a time by the number of anchors: what fits the registers."""
+INTERPRETED = {False: "pallas_mosaic_gpu", True: "pallas_interpret_gpu"}
 
 
-def width(spec: Spec) -> int:
+def width(spec: Spec, implementation: str) -> int:
     """Keys at a time: no more than there are, since loads have no masks."""
     if spec.k > FEW:
         return _many.ROWS
-    return min(next(keys for most, keys in WIDTHS.items() if spec.k <= most), spec.n // 128 * 128)
+    return min(tuning.keys(implementation, spec.k).keys, spec.n // 128 * 128)
 
 
 def anchors_held(spec: Spec) -> int:
@@ -31,8 +31,10 @@ def anchors_held(spec: Spec) -> int:
     return spec.k if spec.k <= FEW else _many.padded(spec.k)
 
 
-def _program_of(spec: Spec, refs: dict[str, Any], batch: Any):
-    return Few(spec, width(spec), batch, refs) if spec.k <= FEW else _many.Many(spec, batch, refs)
+def _program_of(spec: Spec, refs: dict[str, Any], batch: Any, interpret: bool):
+    return (
+        Few(spec, width(spec, INTERPRETED[interpret]), batch, refs) if spec.k <= FEW else _many.Many(spec, batch, refs)
+    )
 
 
 def _vector(spec: Spec, vector: jax.Array, fill: float = 0.0) -> jax.Array:
@@ -83,7 +85,7 @@ def forward(spec: Spec, at: Operands, interpret: bool = False):
     """(rows (batch, wanted, n) or averages (batch, wanted, d), potentials (batch, k), column sums (batch, k))."""
 
     def body(refs, b):
-        program = _program_of(spec, refs, b)
+        program = _program_of(spec, refs, b, interpret)
         psi, sums = _program.forward(program, program.vector("psi"))
         program.put_vector("solution", psi)
         program.put_vector("sums", sums)
@@ -101,7 +103,7 @@ def backward(spec: Spec, at: Operands, sums, cotangent, interpret: bool = False)
     """Cotangents of y (batch, n), payload (batch, d, n) or None, masses (batch, k) and tau (batch,)."""
 
     def body(refs, b):
-        program = _program_of(spec, refs, b)
+        program = _program_of(spec, refs, b, interpret)
         dmasses, dtau = _program.backward(program, program.vector("psi"), program.vector("sums"))
         program.put_vector("dmasses", dmasses)
         refs["dtau"][b, 0] = dtau

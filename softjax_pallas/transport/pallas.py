@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .. import tuning
 from ._portable import Tiles, backward_body, forward_body
 from ._spec import Operands, Spec
 
@@ -19,18 +20,13 @@ class Backend:
     """How one Pallas backend wants the body.
 
     `least` anchors at least, and a power of two of them where `power`; `masked`: blocks end where the array ends, so
-    accesses carry a mask. `tiles`: up to so many anchors, so many keys at a time by so many warps.
+    accesses carry a mask.
     """
 
     name: str
     least: int
     power: bool
     masked: bool
-    tiles: tuple[tuple[int, int, int], ...]
-
-    def __post_init__(self):
-        if any(keys % (16 if self.masked else 128) for _, keys, _ in self.tiles):
-            raise ValueError(f"`tiles` (={self.tiles}) must be multiples of a dot's depth or of the lanes.")
 
     def anchors(self, k: int) -> int:
         """k, rounded up to what a block holds."""
@@ -40,18 +36,14 @@ class Backend:
 
     def tile(self, k: int) -> tuple[int, int]:
         """Keys at a time, and warps."""
-        return next((keys, warps) for most, keys, warps in self.tiles if k <= most)
+        found = tuning.keys(self.name, k)
+        return found.keys, found.warps
 
 
-TPU = Backend("pallas_mosaic_tpu", 8, power=False, masked=False, tiles=((32, 512, 4), (128, 256, 4)))
-TRITON = Backend(
-    "pallas_triton",
-    2,
-    power=True,
-    masked=True,
-    tiles=((4, 512, 4), (8, 128, 4), (16, 32, 4), (32, 32, 8), (64, 16, 8)),
-)
-BACKENDS = {"pallas_triton": TRITON, "pallas_mosaic_tpu": TPU, "pallas_interpret": TPU}
+TPU = Backend("pallas_mosaic_tpu", 8, power=False, masked=False)
+TRITON = Backend("pallas_triton", 2, power=True, masked=True)
+INTERPRETED = Backend("pallas_interpret", 8, power=False, masked=False)
+BACKENDS = {backend.name: backend for backend in (TPU, TRITON, INTERPRETED)}
 
 VMEM_LIMIT = 64 << 20
 

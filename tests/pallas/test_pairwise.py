@@ -60,6 +60,11 @@ class TestMosaicGPU(suite.Pairwise):
     implementation = "pallas_interpret_gpu"
     sizes = (70, 64, 129)
 
+    @pytest.mark.parametrize(("order", "op"), [(o, f) for o in suite.ORDER_NAMES for f in ("rows", "rank")])
+    def test_odd_rows(self, order, op):
+        """Rows of an odd length, with a cotangent that is stored: no pair of elements is aligned in every row."""
+        self.check(order, op, "smooth", (2, 129))
+
 
 def test_unsupported_calls_say_why():
     """`supports` gives the reason, and a named implementation raises it with the remedy."""
@@ -68,6 +73,8 @@ def test_unsupported_calls_say_why():
     assert ask("rows", "float32", (2, 100, 100), "pallas_triton") is None
     assert "float64" in ask("rows", "float64", (2, 100, 100), "pallas_triton")
     assert "64 rows" in ask("rows", "float32", (2, 10, 100), "pallas_mosaic_gpu")
+    assert "64 rows" in ask("apply", "float32", (2, 12, 70, 1), "pallas_mosaic_gpu")  # computed one by one
+    assert ask("apply", "float32", (2, 17, 70, 1), "pallas_mosaic_gpu") is None
     assert "channels" in ask("apply", "float32", (2, 100, 100, 99), "pallas_triton")
     assert "float16" in ask("rows", "float16", (2, 100, 100), "pallas_mosaic_tpu")
     assert "bytes" in ask("rows", "float32", (1, 100_000, 100_000), "pallas_mosaic_tpu")

@@ -1,0 +1,178 @@
+"""Tile sizes and thresholds of this machine's GPU or TPU, measured, for softjax_pallas/tuning.
+
+    python perf/tune.py                            every family of every implementation that runs here
+    python perf/tune.py rows transport             some of: rows, columns, chunks, transport, thresholds
+    python perf/tune.py --implementation pallas_triton
+    python perf/tune.py --dry-run --implementation pallas_interpret --output FILE     the same path on a CPU, tiny
+
+Each candidate tile is compiled, its result and gradient are compared with plain JAX's, and those that agree take turns.
+Then the winner races implementation="xla" over rising sizes, for the thresholds from which on it is chosen. Writes
+softjax_pallas/tuning/<device kind>.json; what is not measured in a run keeps what that file has.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import jax
+from progress import tqdm
+from record import context
+from sweeps import Call, implementations, race, sweeps
+from timing import compiled, interleaved, ratios
+
+from softjax._orders._linear import PLATFORMS
+from softjax_pallas import tuning
+from softjax_pallas.transport._limits import MAX_ANCHORS
+
+WHAT = (*tuning.FAMILIES, "thresholds")
+OPS = ("apply", "rows", "mask")
+
+
+def ratio(call: Call, implementation: str, seconds: float) -> float:
+    """The kernel's time as a multiple of plain JAX's, the larger of forward and gradient; infinite where it fails."""
+    x, worst = call.keys(), 0.0
+    for kind in (call.forward, call.function):
+        try:
+            programs = {name: (compiled(kind(name), x)[0], (x,)) for name in (implementation, "xla")}
+            if kind == call.function:
+                mine, plain = (programs[name][0](x) for name in (implementation, "xla"))
+                if call.disagreement(mine, plain) is not None:
+                    return float("inf")
+            times = interleaved(programs, 11, seconds)
+        except (NotImplementedError, jax.errors.JaxRuntimeError) as error:  # no kernel, or no memory for plain JAX
+            tqdm.write(f"{call}: {str(error).splitlines()[0][:160]}")
+            return float("inf")
+        worst = max(worst, median(ratios(times[implementation], times["xla"])))
+    return worst
+
+
+def least(sizes: Sequence[int], found: Sequence[float]) -> int | None:
+    """The smallest size from which on the kernel is faster at all that were tried, None if it is not at the largest."""
+    best = None
+    for size, value in zip(reversed(sizes), reversed(found), strict=True):
+        if not value < 1:
+            break
+        best = size
+    return best
+
+
+def most(sizes: Sequence[int], found: Sequence[float]) -> int | None:
+    """The largest size up to which the kernel is faster at all that were tried, None if it is not at the smallest."""
+    turned = [-size for size in reversed(sizes)]
+    best = least(turned, list(reversed(found)))
+    return None if best is None else -best
+
+
+def thresholds(implementation: str, seconds: float, tiny: bool) -> tuple[dict, list[dict]]:
+    """The rule of transport to few anchors, and the measured ratios that it follows from."""
+    batch, n, k = (2, 80, 1) if tiny else (1024, 1024, 7)
+    held, tried = MAX_ANCHORS[implementation], OPS[:1] if tiny else OPS
+    lengths = (80,) if tiny else (128, 256, 512, 1024, 2048, 8192)
+    batches = (2,) if tiny else (1, 8, 32, 64, 128, 256, 1024, 4096)
+    anchors = (2,) if tiny else tuple(a for a in (2, 4, 8, 16, 33, 47, 64, 128) if a <= held)
+    base = Call("apply", "ot", batch, n, k)
+    plan = [("op", op, replace(base, operator=op)) for op in tried]
+    plan += [("keys", size, replace(base, n=size)) for size in lengths]
+    plan += [("batch", size, replace(base, batch=size)) for size in batches]
+    plan += [("anchors", size, replace(base, k=size - 1)) for size in anchors]
+    told: list[dict] = []
+    known: dict[Call, float] = {}  # the axes meet
+    for along, size, call in (bar := tqdm(plan, unit="size", leave=False, disable=None)):
+        bar.set_postfix_str(f"{implementation} against xla: {call}")
+        if call not in known:
+            known[call] = ratio(call, implementation, seconds)
+        told.append({"along": along, "at": size, "call": str(call), "ratio": known[call]})
+    of = lambda along: [line["ratio"] for line in told if line["along"] == along]
+    ops = tuple(op for op, value in zip(tried, of("op"), strict=True) if value < 1)
+    found = least(lengths, of("keys")), least(batches, of("batch")), most(anchors, of("anchors"))
+    if None in found or not ops:  # never faster at some end: no kernel is chosen
+        ops, found = (), tuple(f or end for f, end in zip(found, (lengths[-1], batches[-1], anchors[0]), strict=True))
+    rule = dict(zip(("least_keys", "least_batch", "most_anchors"), found, strict=True))
+    return {"ops": list(ops)} | rule, told
+
+
+def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callable[[dict, dict], None]) -> dict:
+    """Measure, and hand tiles and the rule, as a file has them, to `keep` whenever there is more; what was tried."""
+    seconds, tiny = options.seconds, options.dry_run
+    tiles: dict[str, Any] = {}
+    log: dict[str, Any] = {}
+    families = [family for family in tuning.FAMILIES if family in wanted]
+    for sweep in sweeps(implementation, families, tiny):
+        best, told = race(sweep, seconds)
+        name = sweep.family if sweep.family != "transport" else f"transport {asdict(sweep.candidates[0])['anchors']}"
+        log[name] = told
+        refused = sum("refused" in line for line in told)
+        print(f"{implementation} {name}: {best or 'no candidate agrees'}; {refused} of {len(told)} refused", flush=True)
+        if sweep.family == "transport":  # a list, which has no gaps
+            tiles.setdefault("transport", []).append(asdict(best or sweep.current()))
+        elif best is not None:
+            tiles[sweep.family] = asdict(best)
+        keep(tiles, {})
+    if "thresholds" in wanted:
+        with tuning.override(tuning.table({"tiles": {implementation: tiles}})):
+            rule, log["thresholds"] = thresholds(implementation, seconds, tiny)
+        print(f"{implementation} rule: {rule}", flush=True)
+        keep(tiles, rule)
+    return log
+
+
+def merged(old: dict, implementation: str, tiles: dict, rule: dict, measured: bool) -> dict:
+    """A file's contents with what was measured in place."""
+    all_tiles = {**old.get("tiles", {})}
+    all_tiles[implementation] = {**all_tiles.get(implementation, {}), **tiles}
+    kernels = {**old.get("kernels", {})}
+    if rule:
+        platform = jax.devices()[0].platform
+        kernels["ot"] = {**kernels.get("ot", {}), PLATFORMS.get(platform, platform): rule}
+    about = context()
+    head = {"measured": measured, "device": about["device"], "commit": about["commit"], "date": about["date"]}
+    versions = {name: about[name] for name in ("jax", "jaxlib", "python")}
+    return {**head, "versions": versions, "kernels": kernels, "tiles": all_tiles}
+
+
+def main(arguments: list[str]) -> int:
+    """Tune what was asked for and write the file; 1 where there is nothing to tune."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)}; all by default")
+    parser.add_argument("--implementation", help="one of the implementations that run here; all by default")
+    parser.add_argument("--output", type=Path, help="the file to write, in place of the device kind's")
+    parser.add_argument("--log", type=Path, help="write what became of every candidate to this file")
+    parser.add_argument("--seconds", type=float, default=2.0, help="start no round of a race after this long")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes, for any implementation; needs --output")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.what) - set(WHAT):
+        parser.error(f"{', '.join(sorted(unknown))} is none of {', '.join(WHAT)}")
+    if options.dry_run and options.output is None:
+        parser.error("--dry-run measures nothing worth keeping: name a file with --output")
+    device, here = jax.devices()[0], implementations()
+    chosen = [options.implementation] if options.implementation else here
+    if not options.dry_run and not (chosen and set(chosen) <= set(here)):
+        what = f"{', '.join(chosen)} runs not" if chosen else "no kernel runs"
+        print(f"Nothing to tune: {what} on {device.device_kind} ({device.platform}).")
+        return 1
+    path, log = options.output or tuning.file_of(device.device_kind), {}
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for implementation in chosen:
+        # A rule is that of the implementation which is chosen here.
+        wanted = [what for what in options.what or WHAT if what != "thresholds" or implementation == chosen[0]]
+
+        def keep(tiles, rule, implementation=implementation, data=data):
+            found = merged(data, implementation, tiles, rule, not options.dry_run)
+            tuning.table(found)  # what does not load is not written
+            path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+        log[implementation] = tuned(implementation, wanted, options, keep)
+        data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else data
+    if options.log:
+        options.log.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
