@@ -23,8 +23,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
-# The table, laws, transforms and derivatives compile many small programs once: XLA's optimisation costs more than it saves
-# there. Forms at real sizes, drop-in equality and regressions run what users run.
+# The table, laws, transforms and derivatives compile many small programs once: there XLA's optimisation costs more
+# than it saves. Forms at real sizes, drop-in equality and regressions run what users run.
 UNOPTIMISED = {
     "test_gradients",
     "test_laws",
