@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels bench scaling gate baseline peers report lint format check aot clean
+.PHONY: help demo test kernels bench scaling gate baseline peers report lint format check aot baseline-aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -30,7 +30,8 @@ help:
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
-	@echo "make aot     compile every kernel for H200, A100, v5e, v5p and v6e; none of them is needed"
+	@echo "make aot     compile every kernel for H200, A100, v5e, v5p and v6e, none of which is needed; against perf/baseline-aot.json"
+	@echo "make baseline-aot  write perf/baseline-aot.json, to accept what make aot says has changed"
 	@echo "make clean   remove what these commands made"
 
 demo:
@@ -86,6 +87,9 @@ check:
 
 aot:
 	@sh ci/aot.sh $(TARGETS)
+
+baseline-aot:
+	@AOT_GATE=--update sh ci/aot.sh $(TARGETS)
 
 clean:
 	rm -rf .venv .venv-311 .venv-aot-cuda .venv-aot-tpu .venv-peers .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png
