@@ -15,7 +15,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels bench scaling gate baseline peers report lint format check aot baseline-aot clean
+.PHONY: help demo test kernels bench scaling memory gate baseline peers report lint format check aot baseline-aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -23,6 +23,7 @@ help:
 	@echo "make kernels run every test of the Pallas kernels, the slow ones too"
 	@echo "make bench   what softness costs, as multiples of jnp.sort; BENCH_ARGS=--save keeps the results"
 	@echo "make scaling the powers of n and batch by which time grows, beside theory's; SCALING_ARGS=--save"
+	@echo "make memory  temporary memory at two sizes, by the compiler; MEMORY_ARGS=--save"
 	@echo "make gate    compiled programs against perf/baseline.json: memory, operations, fusions, loops"
 	@echo "make baseline  write perf/baseline.json, to accept what has changed"
 	@echo "make peers   other libraries against this package, each in its own environment; PEERS_ARGS=\"ott pot\" for some"
@@ -53,6 +54,10 @@ bench:
 scaling:
 	@$(venv) test
 	@"$(VENV)/bin/python" perf/scaling.py $(SCALING_ARGS)
+
+memory:
+	@$(venv) test
+	@"$(VENV)/bin/python" perf/memory.py $(MEMORY_ARGS)
 
 gate:
 	@$(venv) test

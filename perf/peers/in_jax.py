@@ -47,6 +47,17 @@ def _ott(case: Comparison) -> Operator:
     }[case.operator]
 
 
+def _marginal_error(side: str, case: Comparison, x: jax.Array) -> float:
+    """How far what a wanted rank receives is from 1, in elements, at most: by our solver, by the release's columns."""
+    import softjax
+
+    how = {"softness": case.softness, "method": case.method}
+    if side == "release":
+        return float(jnp.max(jnp.abs(softjax.top_k(x, case.k, axis=-1, **how)[1].sum(axis=-1) - 1)))
+    rows = softjax.soft_permutation(x, **how)[-case.k :]
+    return float(jnp.max(jnp.abs(rows.solver_info().marginal_error)))
+
+
 def prepare(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):
     """The values, what else there is to report, and the calls to time."""
     double = side == "release" and case.method == "ot"
@@ -58,6 +69,8 @@ def prepare(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator
     values = jax.block_until_ready(forward(keys))
     calls = {"forward": lambda: jax.block_until_ready(forward(keys))}
     report = {"dtype": str(keys.dtype)}
+    if side in ("softjax", "release") and (case.operator, case.method) == ("top_k", "ot"):
+        report["marginal_error"] = _marginal_error(side, case, keys)
     if side != "hard":
         weights = jnp.asarray(rng.normal(size=values.shape), keys.dtype)
         gradient = jax.jit(jax.value_and_grad(lambda x: jnp.sum(make(case)(x) * weights)))
