@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands: format, lint, types, layer rules, and the suite on
-# the newest Python and on the oldest supported pair, Python 3.11 with JAX 0.10. The last line is pytest's.
+# Everything that must hold before a change lands: format, lint, types, layer rules, the gate of compiled programs, and
+# the suite on the newest Python and on the oldest supported pair, Python 3.11 with JAX 0.10. The last line is pytest's.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PIP_NO_INPUT=1
@@ -14,8 +14,11 @@ describe() { # describe VENV
 section "format, lint, types, layers"
 make lint </dev/null
 
-section "tests, newest Python"
 sh ci/venv.sh .venv test
+section "compiled programs against perf/baseline.json"
+make gate </dev/null
+
+section "tests, newest Python"
 describe .venv
 make test </dev/null
 
