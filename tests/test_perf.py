@@ -70,6 +70,7 @@ def test_turns():
         ("same", [1.0, 2.1], "results differ by 1.0e-01"),
         ("same", [1.0, math.nan], "results differ by nan"),
         ("same", [1.0], "1 results against 2"),
+        ("near", [1.0, 2.1], "results differ by 1.0e-01"),
         ("limit", [1.005, 2.0], None),
         ("limit", [1.1, 2.0], "results differ from the hard ones by 1.0e-01"),
     ],
@@ -91,7 +92,7 @@ def test_ours_must_be_near_the_limit_too(compare):
 def test_every_comparison_has_its_peers(compare):
     """Each peer of a comparison has an environment, and the number of its own that it is called with."""
     for case in compare.COMPARISONS:
-        assert case.peers.keys() <= compare.PEERS.keys() and set(case.peers.values()) <= {"same", "limit"}
+        assert case.peers.keys() <= compare.PEERS.keys() and set(case.peers.values()) <= {"same", "near", "limit"}
         assert case.theirs.keys() == case.peers.keys() - {"release"}
 
 
