@@ -198,8 +198,8 @@ def peers(records: list[dict]) -> str:
                     faster.append(f"- {peer} in {1 / ratio:.1f} times less time: {r['case']}, {which}")
     told = (
         "Time of the peer over this package's: above 1 this package is faster. Results were compared first. *same*:\n"
-        "softness means the same and results agree; *near*: it does, in another definition of the operator; *limit*: it\n"
-        "does not, and both are near the hard result. Apart is the largest difference.\n\n"
+        "softness means the same and results agree; *near*: it does, in another definition of the operator; *limit*:\n"
+        "it does not, and both are near the hard result. Apart is the largest difference.\n\n"
     )
     header = ["comparison", "peer", "pass", "softness", "apart", "peer, ms", "this package, ms", "ratio"]
     text = "A peer is faster here:\n\n" + "\n".join(faster) if faster else "No peer is faster in what follows."

@@ -58,7 +58,8 @@ class Worker:
             if line.startswith(("{", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")):  # a library may print too
                 return line
         said = self.process.stderr.read().strip().splitlines() or ["nothing"]
-        raise RuntimeError(f"{self.side} ended without a result: {said[-1]}")
+        errors = [line for line in said if "Error: " in line] or said
+        raise RuntimeError(f"{self.side} ended without a result: {errors[-1]}")
 
     def seconds(self, which: str) -> float:
         """One call's time."""
