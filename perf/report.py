@@ -54,8 +54,9 @@ def shape(sizes: Sequence[int]) -> str:
 
 def source(records: list[dict]) -> str:
     """Where and when these were measured."""
-    seen = {(r["device"], r["machine"], f"jax {r['jax']}", f"commit {r['commit']}", r["date"]) for r in records}
-    return "; ".join(", ".join(entry) for entry in sorted(seen))
+    each = lambda *keys: [", ".join(sorted({str(r[key]) for r in records})) for key in keys]
+    device, jax, commits, dates = each("device", "jax", "commit", "date")
+    return f"{device}, jax {jax}, commit {commits}, {dates}"
 
 
 # --- the bars ------------------------------------------------------------------------------------------
