@@ -189,6 +189,8 @@ def peers(records: list[dict]) -> str:
             if why:
                 untimed.append(f"- {peer}, {r['case']}: {'not installed' if peer in r['absent'] else 'refused'}: {why}")
                 continue
+            if problem := r["sides"].get(peer, {}).get("no gradient"):
+                untimed.append(f"- {peer}, {r['case']}, gradient: {problem}")
             for which, theirs in r["seconds"][peer].items():
                 ours = r["seconds"]["softjax"][which]
                 ratio = median(ratios(theirs, ours))

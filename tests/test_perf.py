@@ -143,10 +143,12 @@ def test_the_page_says_where_a_peer_is_faster():
         "absent": {"gone": "no wheel"},
         "refused": {"other": "results differ by 1.0e+00"},
         "differences": {"quick": 1e-7},
+        "sides": {"quick": {"no gradient": "ValueError"}},
         "seconds": {"softjax": {"forward": [0.004, 0.004]}, "quick": {"forward": [0.001, 0.001]}},
     }
     text = report.peers([json.loads(json.dumps(line))])
     assert "- quick in 4.0 times less time: sort, 1 x 2, forward" in text
+    assert "- quick, sort, 1 x 2, gradient: ValueError" in text
     assert "- gone, sort, 1 x 2: not installed: no wheel" in text
     assert "- other, sort, 1 x 2: refused: results differ by 1.0e+00" in text
     assert "| sort, 1 x 2 | quick | forward | same | 1e-07 | 1 | 4 | 0.25 |" in text

@@ -75,14 +75,18 @@ def prepare(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator
     if side != "hard":
         weights = jnp.asarray(rng.normal(size=values.shape), keys.dtype)
         differentiated = lambda make: jax.jit(jax.value_and_grad(lambda x: jnp.sum(make(case)(x) * weights)))
-        gradient = differentiated(make)
-        try:
-            slope = gradient(keys)[1]
-        except (
-            jax.errors.JaxRuntimeError
-        ):  # ott-jax's linear solve may break down in float32: through its iteration then
-            gradient = differentiated(partial(make, implicit_diff=None))
-            slope = gradient(keys)[1]
-        report["finite"] = bool(jnp.all(jnp.isfinite(slope)))
-        calls["gradient"] = lambda: jax.block_until_ready(gradient(keys))
+        # ott-jax's linear solve may break down in float32: then through its iteration, which not every caller has.
+        for derivative in (make, partial(make, implicit_diff=None)) if side == "ott" else (make,):
+            gradient = differentiated(derivative)
+            try:
+                slope = gradient(keys)[1]
+            except (jax.errors.JaxRuntimeError, ValueError) as error:
+                if side != "ott":
+                    raise
+                report["no gradient"] = type(error).__name__
+                continue
+            report.pop("no gradient", None)
+            report["finite"] = bool(jnp.all(jnp.isfinite(slope)))
+            calls["gradient"] = lambda run=gradient: jax.block_until_ready(run(keys))
+            break
     return values, report, calls
