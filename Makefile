@@ -17,7 +17,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels gpu tune bench scaling gate baseline peers report lint format check aot clean
+.PHONY: help demo test kernels gpu tune bench scaling memory gate baseline peers report lint format check aot baseline-aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -27,6 +27,7 @@ help:
 	@echo "make tune    tile sizes and thresholds of this machine's GPU or TPU, measured, by GPU_PYTHON as it is"
 	@echo "make bench   what softness costs, as multiples of jnp.sort; BENCH_ARGS=--save keeps the results"
 	@echo "make scaling the powers of n and batch by which time grows, beside theory's; SCALING_ARGS=--save"
+	@echo "make memory  temporary memory at two sizes, by the compiler; MEMORY_ARGS=--save"
 	@echo "make gate    compiled programs against perf/baseline.json: memory, operations, fusions, loops"
 	@echo "make baseline  write perf/baseline.json, to accept what has changed"
 	@echo "make peers   other libraries against this package, each in its own environment; PEERS_ARGS=\"ott pot\" for some"
@@ -34,7 +35,8 @@ help:
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
-	@echo "make aot     compile every kernel for H200, A100, v5e, v5p and v6e; none of them is needed"
+	@echo "make aot     compile every kernel for H200, A100, v5e, v5p and v6e, none of which is needed; against perf/baseline-aot.json"
+	@echo "make baseline-aot  write perf/baseline-aot.json, to accept what make aot says has changed"
 	@echo "make clean   remove what these commands made"
 
 demo:
@@ -71,6 +73,10 @@ scaling:
 	@$(venv) test
 	@"$(VENV)/bin/python" perf/scaling.py $(SCALING_ARGS)
 
+memory:
+	@$(venv) test
+	@"$(VENV)/bin/python" perf/memory.py $(MEMORY_ARGS)
+
 gate:
 	@$(venv) test
 	@JAX_PLATFORMS=cpu "$(VENV)/bin/python" perf/gate.py $(GATE_ARGS)
@@ -104,6 +110,9 @@ check:
 
 aot:
 	@sh ci/aot.sh $(TARGETS)
+
+baseline-aot:
+	@AOT_GATE=--update sh ci/aot.sh $(TARGETS)
 
 clean:
 	rm -rf .venv .venv-311 .venv-aot-cuda .venv-aot-tpu .venv-peers .pytest_cache .ruff_cache .hypothesis .benchmarks build dist digits_knn.png

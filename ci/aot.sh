@@ -1,5 +1,6 @@
 #!/bin/sh
-# Compile every kernel for GPUs and TPUs that this machine need not have: `sh ci/aot.sh [TARGET...]`.
+# Compile every kernel for GPUs and TPUs that this machine need not have, and hold registers, spills, bundles and
+# temporary memory against perf/baseline-aot.json: `sh ci/aot.sh [TARGET...]`. AOT_GATE=--update writes that file.
 #
 # Two environments of their own (libtpu and the CUDA plugin do not share a process), made once and stamped. Needs a CUDA
 # toolkit's ptxas on PATH.
@@ -30,4 +31,11 @@ environment .venv-aot-cuda "jax==$jax" jaxtyping triton "jax-cuda13-plugin==$jax
 environment .venv-aot-tpu "jax==$jax" jaxtyping "libtpu==0.0.50.*"
 
 PYTHONPATH=. .venv-aot-tpu/bin/python -W ignore tests/aot/sharded.py
-CUDA_PYTHON=.venv-aot-cuda/bin/python TPU_PYTHON=.venv-aot-tpu/bin/python .venv-aot-tpu/bin/python tests/aot/table.py "$@"
+rows=$(mktemp)
+trap 'rm -f "$rows"' EXIT
+status=0
+CUDA_PYTHON=.venv-aot-cuda/bin/python TPU_PYTHON=.venv-aot-tpu/bin/python \
+    .venv-aot-tpu/bin/python tests/aot/table.py --json "$rows" "$@" || status=1
+# shellcheck disable=SC2086 # none or some options
+.venv-aot-tpu/bin/python perf/aot_gate.py "$rows" ${AOT_GATE:-} || status=1
+exit $status

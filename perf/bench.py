@@ -1,7 +1,7 @@
 """What softness costs: soft operators against JAX's hard ones on the same array, in one run.
 
     python perf/bench.py                       every case of the standard set (perf/shapes.py)
-    python perf/bench.py softsort neuralsort   cases whose name contains one of the words
+    python perf/bench.py softsort neuralsort   cases whose name and shape contain one of the words
     python perf/bench.py --json results.jsonl  append one line for each measurement
     python perf/bench.py --save                write them to perf/results/<machine>.jsonl
 
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--save", action="store_true", help="write them to perf/results/<machine>.jsonl")
     parser.add_argument("--seconds", type=float, default=4.0, help="start no round of a case after this long")
     options = parser.parse_args(arguments)
-    chosen = [case for case in STANDARD if not options.words or any(word in case.name for word in options.words)]
+    chosen = [case for case in STANDARD if not options.words or any(word in case.key for word in options.words)]
     path = destination(options.json, options.save)
     print(HEADER)
     records = []

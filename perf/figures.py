@@ -12,14 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jaxlib
+from judgement import Figures
 from shapes import Case
 from timing import temporary_bytes
 from tqdm import tqdm
 
 import softjax as sj
-
-Figures = dict[str, dict[str, int]]
-"""Pass ("forward", "gradient", "solver") -> figure -> number."""
 
 _OPCODE = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = .*? ([a-z][\w-]*)\(", re.MULTILINE)
 _COUNTED = {"fusions": "fusion", "while loops": "while", "sorts": "sort", "custom calls": "custom-call"}

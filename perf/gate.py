@@ -6,91 +6,28 @@
     python perf/gate.py --strict       an improvement fails too, and so does a compiler without a baseline
     python perf/gate.py --update       write perf/baseline.json for this compiler
 
-Figures come from the compiler, not from a clock, so noise cannot move them; TOLERANCE says how much each may grow. The
-baseline has one entry for each compiler that it was made with, and figures are only compared with their own: with
-another version the gate says so and passes. An improvement beyond the tolerance does not fail, since nobody is worse
-off, but it is shown: until `make baseline` takes it over, a later change may give it up unseen.
+Figures come from the compiler, not from a clock, so noise cannot move them; `judgement.TOLERANCE` says how much each
+may grow. The baseline has one entry for each compiler that it was made with, and figures are only compared with their
+own: with another version the gate says so and passes. An improvement beyond the tolerance does not fail, since nobody
+is worse off, but it is shown: until `make baseline` takes it over, a later change may give it up unseen.
 
 BANDS are the only times: ratios within one run, with so wide a limit that what crosses it is no noise.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import figures
 import jax
+from judgement import Baseline, Figures
 from shapes import GATE, Case
 from timing import compiled, interleaved, ratios
 
 BASELINE = Path(__file__).resolve().parent / "baseline.json"
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """By how much a figure may grow before it counts: a fraction of the baseline, or a number where that is more."""
-
-    fraction: float = 0.0
-    number: int = 0
-
-    def allows(self, base: int) -> float:
-        """The slack at this baseline."""
-        return max(self.fraction * base, self.number)
-
-
-TOLERANCE = {
-    "temporary bytes": Tolerance(0.02, 1_024),
-    "flops": Tolerance(0.02),
-    "bytes accessed": Tolerance(0.02),
-    "fusions": Tolerance(0.05, 1),
-    "while loops": Tolerance(),
-    "sorts": Tolerance(),
-    "custom calls": Tolerance(),
-    "instructions": Tolerance(0.05),
-    # Where it stops depends on the last digits of sums, and those on the processor; two rows may stop one later.
-    "iterations": Tolerance(0.0, 2),
-}
-
-
-@dataclass(frozen=True)
-class Change:
-    """A figure that is not what the baseline says."""
-
-    case: str
-    which: str
-    figure: str
-    base: int
-    now: int
-
-    @property
-    def grew(self) -> bool:
-        """Is it worse?"""
-        return self.now > self.base
-
-    def __str__(self) -> str:
-        factor = f"x {self.now / self.base:.2f}" if self.base else "new"
-        return f"{self.case:36}{self.which:10}{self.figure:18}{self.base:>16,}{self.now:>16,}{factor:>10}"
-
-
-_HEADER = f"{'case':36}{'pass':10}{'figure':18}{'baseline':>16}{'now':>16}{'':>10}"
-
-
-def changes(base: dict[str, figures.Figures], now: dict[str, figures.Figures]) -> list[Change]:
-    """Figures beyond their tolerance, for the cases that both have."""
-
-    def all_figures() -> Iterator[Change]:
-        for case in base.keys() & now.keys():
-            for which in sorted(base[case].keys() | now[case].keys()):
-                was, has = base[case].get(which, {}), now[case].get(which, {})
-                for name in [name for name in TOLERANCE if name in was or name in has]:
-                    yield Change(case, which, name, was.get(name, 0), has.get(name, 0))
-
-    beyond = [c for c in all_figures() if abs(c.now - c.base) > TOLERANCE[c.figure].allows(c.base)]
-    return sorted(beyond, key=lambda c: (c.case, c.which, -c.now / max(c.base, 1)))
 
 
 # --- times ---------------------------------------------------------------------------------------------
@@ -144,41 +81,10 @@ def bands_hold(bands: Sequence[Band]) -> bool:
     return held
 
 
-# --- the baseline --------------------------------------------------------------------------------------
+# --- the command ---------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> dict[str, dict[str, figures.Figures]]:
-    """Compiler -> case -> figures."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def write(path: Path, baseline: dict[str, dict[str, figures.Figures]]) -> None:
-    """One case a line, so that a difference of two versions of the file can be read."""
-    entries = []
-    for compiler, cases in sorted(baseline.items()):
-        lines = [f"{json.dumps(case)}: {json.dumps(found)}" for case, found in cases.items()]
-        entries.append(f"{json.dumps(compiler)}: {{\n" + ",\n".join(lines) + "\n}")
-    path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
-
-
-def judge(base: dict[str, figures.Figures], now: dict[str, figures.Figures], whole: bool, strict: bool) -> bool:
-    """Show what changed and say whether the gate is passed; `whole`: `now` has every case that there is."""
-    found = changes(base, now)
-    worse, better = ([c for c in found if c.grew == grew] for grew in (True, False))
-    unknown = [*(now.keys() - base.keys()), *(base.keys() - now.keys() if whole else ())]
-    for title, rows in (("WORSE than the baseline:", worse), ("Better than the baseline:", better)):
-        if rows:
-            print("\n".join([title, _HEADER, *map(str, rows)]))
-    if unknown:
-        print(f"Cases and baseline differ, `make baseline` brings them together: {', '.join(sorted(unknown))}")
-    if better:
-        print("Take an improvement over on purpose: `make baseline`, and commit perf/baseline.json.")
-    if not found and not unknown:
-        print(f"{len(now)} cases are as the baseline says.")
-    return not worse and not unknown and not (strict and better)
-
-
-def _same_twice(chosen: Sequence[Case], first: dict[str, figures.Figures]) -> bool:
+def _same_twice(chosen: Sequence[Case], first: dict[str, Figures]) -> bool:
     jax.clear_caches()
     second = figures.measure(chosen[::-1])
     different = [case.key for case in chosen if first[case.key] != second[case.key]]
@@ -198,18 +104,19 @@ def main(arguments: Sequence[str], cases: Sequence[Case] = GATE, bands: Sequence
     parser.add_argument("--twice", action="store_true", help="measure twice and demand the same figures")
     options = parser.parse_args(arguments)
     chosen = [case for case in cases if not options.words or any(word in case.name for word in options.words)]
-    compiler, baseline = figures.compiler(), read(options.baseline)
+    file = Baseline(options.baseline, "make baseline")
+    compiler, baseline = figures.compiler(), file.read()
     if not options.update and compiler not in baseline and not options.twice:
-        print(f"No baseline for {compiler}; there is one for {'; '.join(baseline) or 'no compiler'}. Not compared.")
+        print(file.without(compiler))
         return int(options.strict or not (options.words or bands_hold(bands)))
     now = figures.measure(chosen)
     if options.update:
-        write(options.baseline, baseline | {compiler: (baseline.get(compiler, {}) if options.words else {}) | now})
+        file.write(baseline | {compiler: (baseline.get(compiler, {}) if options.words else {}) | now})
         print(f"{options.baseline.name} has {len(now)} cases of {compiler}.")
         return 0
     if options.twice:
         return int(not _same_twice(chosen, now))
-    passed = judge(baseline[compiler], now, whole=not options.words, strict=options.strict)
+    passed = file.judge(baseline[compiler], now, whole=not options.words, strict=options.strict)
     passed &= bool(options.words) or bands_hold(bands)
     print("The gate is passed." if passed else "The gate FAILS.")
     return int(not passed)

@@ -1,4 +1,4 @@
-"""docs/performance.md and its plots from the result files: `make report`. Nothing in them is typed by hand.
+"""docs/performance.md and its plots from the result files: `make report`. No figure in them is typed by hand.
 
 python perf/report.py              from perf/results/*.jsonl to docs/
 python perf/report.py --out DIR    elsewhere
@@ -7,24 +7,31 @@ python perf/report.py --out DIR    elsewhere
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
+import bars
 import matplotlib
-import matplotlib.pyplot as plt
+import plots
 import record
 import scaling
 from timing import ratios, spread
 
 DOCS = record.ROOT / "docs"
+KINDS = ("scaling", "peers", "memory", "kernels")
+"""Result files whose name begins so; all others are the standard set's."""
 
 INTRODUCTION = """# Performance
 
-Written by `make report` from `perf/results/*.jsonl`, which `make bench BENCH_ARGS=--save`,
-`make scaling SCALING_ARGS=--save` and `make peers` write: run those first to see your machine here. Input is normal, in
-float32, along the last axis. Times are medians of calls in turns, ratios medians of the rounds' ratios, and spread is
-half the distance of their quartiles. What does not depend on a machine is checked by `make gate`.
+What softness costs, measured: times are medians of calls in turns, ratios are medians of the ratios in each turn, and
+spread is half the distance of their quartiles. Input is normal, in float32, along the last axis; softness is 0.1 where
+nothing else is said. *With gradient* means value and gradient together.
+
+`make report` writes this page from `perf/results/`, which `make bench BENCH_ARGS=--save`,
+`make scaling SCALING_ARGS=--save`, `make memory MEMORY_ARGS=--save` and `make peers` fill: run them to see your machine
+here. [Why the slowest lines take what they take](performance-notes.md). What needs no clock, figures of compiled
+programs and kernels, is held to a baseline by `make gate` and `make aot`.
 """
 
 
@@ -47,8 +54,72 @@ def shape(sizes: Sequence[int]) -> str:
 
 def source(records: list[dict]) -> str:
     """Where and when these were measured."""
-    seen = {(r["device"], r["machine"], f"jax {r['jax']}", f"commit {r['commit']}", r["date"]) for r in records}
-    return "; ".join(", ".join(entry) for entry in sorted(seen))
+    each = lambda *keys: [", ".join(sorted({str(r[key]) for r in records})) for key in keys]
+    device, jax, commits, dates = each("device", "jax", "commit", "date")
+    return f"{device}, jax {jax}, commit {commits}, {dates}"
+
+
+# --- the bars ------------------------------------------------------------------------------------------
+
+
+def number(value: float | None) -> str:
+    """To three digits."""
+    return "not measured" if value is None else f"{value:.3g}"
+
+
+def verdict(found: Sequence[bars.Bar], records: bars.Records) -> str:
+    """Do all of them hold?"""
+    if any(bar.measured(records) is None for bar in found):
+        return "not measured"
+    return "yes" if all(bar.holds(records) for bar in found) else "**NO**"
+
+
+def shown(found: Sequence[bars.Bar], records: bars.Records) -> list[str]:
+    """The measured values."""
+    return [number(bar.measured(records)) for bar in found]
+
+
+def _memory(case: str, records: bars.Records) -> list[str]:
+    sizes = [r["temporary_bytes"] for r in records.get("memory", ()) if bars.key(r) == case]
+    return [f"{size:,}" for size in sizes[0]] if sizes else ["not measured"] * 2
+
+
+def held(records: bars.Records) -> str:
+    """Every bar with what was measured."""
+    missed = bars.failing(records)
+    holding = len(bars.BARS) - len(missed)
+    said = f"All {holding} hold." if not missed else f"{holding} of {len(bars.BARS)} hold."
+    shapes = [shape(size) for size in bars.BIG]
+    wide, single = [], []
+    for (case, figure, wanted), found in bars.rows(bars.TIMES_SORT).items():
+        cells = [case, figure, wanted.removeprefix("at most ")]
+        if len(found) == len(bars.BIG):
+            wide.append([*cells, *shown(found, records), verdict(found, records)])
+        else:
+            single.append([case, f"{figure}, x `jnp.sort`", wanted, *shown(found, records), verdict(found, records)])
+    single += [
+        [bar.case, bar.figure, bar.wanted, *shown([bar], records), verdict([bar], records)] for bar in bars.RELEASE
+    ]
+    grown = [
+        [
+            bar.case.rpartition(" ")[0],
+            *_memory(bar.case, records),
+            *shown([bar], records),
+            bar.wanted,
+            verdict([bar], records),
+        ]
+        for bar in bars.LINEAR
+    ]
+    return "\n\n".join(
+        [
+            f"{said} Time as a multiple of `jnp.sort` of the same array, at most:",
+            table(["operator", "pass", "bar", *shapes, "holds"], wide),
+            "NeuralSort, and value and gradient against the released softjax 0.1.1 in its own environment:",
+            table(["operator", "figure", "bar", "measured", "holds"], single),
+            f"Bytes of temporary memory of value and gradient, compiled at n = {bars.SMALL:,} and {bars.LARGE:,}:",
+            table(["operator", f"n = {bars.SMALL:,}", f"n = {bars.LARGE:,}", "growth", "bar", "holds"], grown),
+        ]
+    )
 
 
 # --- the standard set ----------------------------------------------------------------------------------
@@ -81,39 +152,14 @@ def standard(records: list[dict]) -> str:
     return told + table([*header, "compile, s", "temporary, MiB"], rows)
 
 
-def multiples(records: list[dict], path: Path) -> None:
-    """A bar for each case: times hard sort."""
-    figure, axes = plt.subplots(figsize=(8, 0.26 * len(records) + 1), layout="constrained")
-    places = range(len(records))
-    for key, offset in (("gradient", 0.2), ("forward", -0.2)):
-        values = [median(ratios(r["seconds"][key], r["seconds"]["sort"])) for r in records]
-        axes.barh([place + offset for place in places], values, 0.4, label="with gradient" if offset > 0 else key)
-    axes.set_yticks(places, [f"{r['case']}, {shape(r['shape'])}" for r in records], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("time / jnp.sort")
-    axes.legend()
-    save(figure, path)
-
-
 # --- growth --------------------------------------------------------------------------------------------
-
-
-def by_series(records: list[dict], along: str) -> dict[str, list[dict]]:
-    """Series name -> its points in order of size."""
-    found = defaultdict(list)
-    for r in records:
-        if r["along"] == along:
-            found[r["series"]].append(r)
-    return {name: sorted(points, key=lambda r: r["size"]) for name, points in found.items()}
 
 
 def growth(records: list[dict]) -> str:
     """The fitted powers beside theory's."""
     rows = []
     for along in ("n", "batch"):
-        for name, points in by_series(records, along).items():
+        for name, points in plots.by_series(records, along).items():
             sizes = [r["size"] for r in points]
             powers = [scaling.power(sizes, [median(r["seconds"][key]) for r in points]) for key in scaling.TIMED]
             memory = [r["temporary_bytes"]["gradient"] for r in points]
@@ -131,26 +177,6 @@ def growth(records: list[dict]) -> str:
     return told + table(header, rows)
 
 
-def curves(records: list[dict], value: Callable[[dict], float], label: str, path: Path) -> None:
-    """A line for each series along n."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, points in by_series(records, "n").items():
-        axes.plot([r["size"] for r in points], [value(r) for r in points], marker="o", markersize=3, label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("n")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    save(figure, path)
-
-
-def save(figure, path: Path) -> None:
-    """Without the date that would make every file differ."""
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-
-
 # --- peers ---------------------------------------------------------------------------------------------
 
 
@@ -163,6 +189,8 @@ def peers(records: list[dict]) -> str:
             if why:
                 untimed.append(f"- {peer}, {r['case']}: {'not installed' if peer in r['absent'] else 'refused'}: {why}")
                 continue
+            if problem := r["sides"].get(peer, {}).get("no gradient"):
+                untimed.append(f"- {peer}, {r['case']}, gradient: {problem}")
             for which, theirs in r["seconds"][peer].items():
                 ours = r["seconds"]["softjax"][which]
                 ratio = median(ratios(theirs, ours))
@@ -172,13 +200,13 @@ def peers(records: list[dict]) -> str:
                 if ratio < 1:
                     faster.append(f"- {peer} in {1 / ratio:.1f} times less time: {r['case']}, {which}")
     told = (
-        "A ratio above 1 means that this package is faster. Results were compared first. *same*: softness means the\n"
-        "same and results agree; *limit*: it does not, and both are near the hard result. Apart is the largest\n"
-        "difference.\n\n"
+        "Time of the peer over this package's: above 1 this package is faster. Results were compared first. *same*:\n"
+        "softness means the same and results agree; *near*: it does, in another definition of the operator; *limit*:\n"
+        "it does not, and both are near the hard result. Apart is the largest difference.\n\n"
     )
     header = ["comparison", "peer", "pass", "softness", "apart", "peer, ms", "this package, ms", "ratio"]
-    text = told + table(header, rows) if rows else ""
-    text += "\n\nWhere a peer is faster:\n\n" + ("\n".join(faster) if faster else "- nowhere in this table")
+    text = "A peer is faster here:\n\n" + "\n".join(faster) if faster else "No peer is faster in what follows."
+    text += f"\n\n{told}{table(header, rows)}" if rows else ""
     return text + ("\n\nNot timed:\n\n" + "\n".join(untimed) if untimed else "")
 
 
@@ -201,34 +229,39 @@ def kernels(records: list[dict]) -> str:
 KERNEL_COLUMNS = ("kernel", "xla", "dense")
 
 
+def files(results: Path) -> dict[str, dict[str, list[dict]]]:
+    """Machine -> kind of result -> records."""
+    found: dict[str, dict[str, list[dict]]] = defaultdict(dict)
+    for path in sorted(results.glob("*.jsonl")):
+        first, _, rest = path.stem.partition("-")
+        kind, machine = (first, rest) if first in KINDS else ("bench", path.stem)
+        found[machine][kind] = record.read([path])
+    return found
+
+
+def section(machine: str, records: bars.Records, out: Path) -> str:
+    """What is known of a machine; plots are written beside it."""
+    parts = [f"## {machine}", source([r for kind in records.values() for r in kind])]
+    parts += ["### Bars", held(records)]
+
+    def add(title: str, kind: str, text, plot, caption: str) -> None:
+        if kind in records:
+            path = out / f"performance-{kind}-{machine}.png"
+            plot(records[kind], path)
+            parts.extend([f"### {title}", f"![{caption}]({path.name})", text(records[kind])])
+
+    add("Times hard", "bench", standard, plots.multiples, "Time as a multiple of jnp.sort")
+    add("Growth", "scaling", growth, plots.growth, "Time, memory and times hard against n")
+    add("Other libraries", "peers", peers, plots.peers, "Time of other libraries over this package's")
+    if "kernels" in records:
+        parts.extend(["### Kernels", kernels(records["kernels"])])
+    return "\n\n".join(parts) + "\n"
+
+
 def page(results: Path, out: Path) -> str:
-    """The page's text; plots are written beside it."""
+    """The page's text."""
     matplotlib.use("Agg")
-    parts = [INTRODUCTION]
-    kinds = {prefix: sorted(results.glob(f"{prefix}*.jsonl")) for prefix in ("scaling-", "peers-", "kernels-")}
-    apart = {path for paths in kinds.values() for path in paths}
-    machines = [path for path in sorted(results.glob("*.jsonl")) if path not in apart]
-    for path in machines:
-        name, found = path.stem, record.read([path])
-        parts.append(f"## {name}\n\n{source(found)}\n\n{standard(found)}\n")
-        multiples(found, out / f"performance-{name}.png")
-        parts.append(f"![Time as a multiple of jnp.sort](performance-{name}.png)\n")
-    for path in kinds["scaling-"]:
-        name, found = path.stem.removeprefix("scaling-"), record.read([path])
-        parts.append(f"## Growth on {name}\n\n{source(found)}\n\n{growth(found)}\n")
-        gradient = lambda r: median(r["seconds"]["gradient"])
-        curves(found, gradient, "value and gradient, seconds", out / f"performance-time-{name}.png")
-        memory = lambda r: r["temporary_bytes"]["gradient"] / 2**20
-        curves(found, memory, "temporary memory, MiB", out / f"performance-memory-{name}.png")
-        parts.append(f"![Time against n](performance-time-{name}.png)\n")
-        parts.append(f"![Temporary memory against n](performance-memory-{name}.png)\n")
-    for path in kinds["peers-"]:
-        name, found = path.stem.removeprefix("peers-"), record.read([path])
-        parts.append(f"## Peers on {name}\n\n{source(found)}\n\n{peers(found)}\n")
-    for path in kinds["kernels-"]:
-        name, found = path.stem.removeprefix("kernels-"), record.read([path])
-        parts.append(f"## Kernels on {name}\n\n{source(found)}\n\n{kernels(found)}\n")
-    return "\n".join(parts)
+    return "\n".join([INTRODUCTION, *(section(machine, found, out) for machine, found in files(results).items())])
 
 
 def main() -> None:

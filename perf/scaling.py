@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import linear_regression, median
 
+import jax.numpy as jnp
 from progress import tqdm
 from record import append, destination
 from shapes import SCALING, Case, Series, exponent
@@ -61,9 +62,10 @@ def _shown(name: str, along: str, other: int, sizes: Sequence[int], found: Seque
 
 
 def measure(case: Case, seconds: float) -> dict:
-    """Times and temporary memory of the operator and its value and gradient."""
+    """Times and temporary memory of `jnp.sort`, of the operator, and of its value and gradient."""
     x = case.keys()
-    programs = {"forward": compiled(case.soft, x)[0], "gradient": compiled(case.value_and_gradient(), x)[0]}
+    functions = {"sort": lambda x: jnp.sort(x, axis=-1), "forward": case.soft, "gradient": case.value_and_gradient()}
+    programs = {key: compiled(function, x)[0] for key, function in functions.items()}
     return {
         "seconds": interleaved({key: (program, (x,)) for key, program in programs.items()}, 7, seconds),
         "temporary_bytes": {key: temporary_bytes(program) for key, program in programs.items()},

@@ -18,13 +18,17 @@ from ._transport import Potentials, Problem, SolverInfo, logits, newton, no_tang
 from ._types import Float
 
 _BLOCK = 1 << 16
-"""About this many entries of the plan exist at a time, for each row of the batch (at least 8 rows' worth)."""
+"""About this many entries of the plan exist at a time, for each row of the batch (at least 8 keys' worth)."""
+_LARGE_BLOCK = 1 << 18
+"""So many where a block would else have fewer than `_KEYS` keys, over which loops vectorise."""
+_KEYS = 64
 
 
 def _blocks(problem: Problem, *payload: Array) -> tuple[Array, ...]:
     """The keys in blocks (count, batch, rows) to scan over, a mask of those that exist, and the payload alike."""
     batch, n = problem.y.shape
-    rows = min(n, max(8, _BLOCK // problem.anchors.shape[0]))
+    k = problem.anchors.shape[0]
+    rows = min(n, max(8, _BLOCK // k, min(_KEYS, _LARGE_BLOCK // k)))
     count = -(-n // rows)
 
     def split(x):

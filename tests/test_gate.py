@@ -8,6 +8,7 @@ from itertools import count, product
 import figures
 import gate
 import jax
+import judgement
 import pytest
 from shapes import GATE, Case
 
@@ -46,10 +47,10 @@ def run(path, *options, bands=(), cases=(CASE,)):
 
 def scale(path, factor):
     """Multiply every figure of a baseline."""
-    found = gate.read(path)
+    found = judgement.Baseline(path, "").read()
     for which in found[figures.compiler()][CASE.key].values():
         which.update({name: round(factor * number) for name, number in which.items()})
-    gate.write(path, found)
+    judgement.Baseline(path, "").write(found)
 
 
 def test_unchanged_code_passes(baseline, capsys):
@@ -60,7 +61,7 @@ def test_unchanged_code_passes(baseline, capsys):
 def test_planted_regression_fails(baseline, plant, capsys):
     """The table names the case, the figures that grew, and by how much."""
     assert run(baseline, "--update", cases=[FAST]) == 0
-    before = gate.read(baseline)[figures.compiler()][FAST.key]
+    before = judgement.Baseline(baseline, "").read()[figures.compiler()][FAST.key]
     plant()
     assert run(baseline, cases=[FAST]) == 1
     printed = capsys.readouterr().out
@@ -99,7 +100,7 @@ def test_tolerance(name, base, allowed):
 
     def beyond(now):
         one = lambda number: {"case": {"forward": {name: number}}}
-        return len(gate.changes(one(base), one(now)))
+        return len(judgement.changes(one(base), one(now)))
 
     assert [beyond(base + d) for d in (-allowed - 1, -allowed, 0, allowed, allowed + 1)] == [1, 0, 0, 0, 1]
 
@@ -136,7 +137,7 @@ def test_another_compiler_is_not_compared(baseline, monkeypatch, capsys):
     assert f"No baseline for another; there is one for {first}. Not compared." in capsys.readouterr().out
     assert run(baseline, "--strict") == 1
     assert run(baseline, "--update") == 0
-    assert sorted(gate.read(baseline)) == sorted([first, "another"])
+    assert sorted(judgement.Baseline(baseline, "").read()) == sorted([first, "another"])
 
 
 def test_committed_baseline_has_every_case():
@@ -146,5 +147,5 @@ def test_committed_baseline_has_every_case():
         assert list(cases) == [case.key for case in GATE]
         for key, passes in cases.items():
             assert {"forward", "gradient"} <= passes.keys(), key
-            assert {name for which in passes.values() for name in which} <= gate.TOLERANCE.keys()
+            assert {name for which in passes.values() for name in which} <= judgement.TOLERANCE.keys()
     assert found

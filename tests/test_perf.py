@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import bars
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +70,7 @@ def test_turns():
         ("same", [1.0, 2.1], "results differ by 1.0e-01"),
         ("same", [1.0, math.nan], "results differ by nan"),
         ("same", [1.0], "1 results against 2"),
+        ("near", [1.0, 2.1], "results differ by 1.0e-01"),
         ("limit", [1.005, 2.0], None),
         ("limit", [1.1, 2.0], "results differ from the hard ones by 1.0e-01"),
     ],
@@ -90,22 +92,47 @@ def test_ours_must_be_near_the_limit_too(compare):
 def test_every_comparison_has_its_peers(compare):
     """Each peer of a comparison has an environment, and the number of its own that it is called with."""
     for case in compare.COMPARISONS:
-        assert case.peers.keys() <= compare.PEERS.keys() and set(case.peers.values()) <= {"same", "limit"}
+        assert case.peers.keys() <= compare.PEERS.keys() and set(case.peers.values()) <= {"same", "near", "limit"}
         assert case.theirs.keys() == case.peers.keys() - {"release"}
 
 
 def test_every_committed_result_is_on_the_page():
     """docs/performance.md is what `make report` makes of perf/results."""
     text = (report.DOCS / "performance.md").read_text(encoding="utf-8")
-    paths = sorted(record.RESULTS.glob("*.jsonl"))
-    assert paths
-    for path in paths:
-        found = record.read([path])
-        assert report.source(found) in text, path.name
-        make = {"scaling": report.growth, "peers": report.peers, "kernels": report.kernels}.get(
-            path.stem.split("-")[0], report.standard
-        )
-        assert make(found) in text, path.name
+    machines = report.files(record.RESULTS)
+    assert machines
+    texts = {"bench": report.standard, "scaling": report.growth, "peers": report.peers, "kernels": report.kernels}
+    for machine, found in machines.items():
+        assert f"## {machine}\n" in text and report.held(found) in text, machine
+        for kind in texts.keys() & found.keys():
+            assert texts[kind](found[kind]) in text, (machine, kind)
+
+
+def test_every_bar_is_measured(compare):
+    """By a case of the standard set, a comparison, or a size whose memory is read; and each bar is there once."""
+    there = {
+        "bench": {case.key for case in shapes.STANDARD},
+        "peers": {case.name for case in compare.COMPARISONS},
+        "memory": {case.key for case in shapes.MEMORY},
+    }
+    assert all(bar.case in there[bar.kind] for bar in bars.BARS)
+    assert len({(bar.case, bar.figure) for bar in bars.BARS}) == len(bars.BARS)
+
+
+def test_a_bar_that_is_missed_is_told():
+    """Above the most, below the least, and where nothing was measured."""
+    most = bars.Bar("bench", "sort 8", "forward", 2.0)
+    least = bars.Bar("peers", "sort", "times faster, value and gradient", 2.0, at_least=True)
+
+    def records(ratio):
+        peer = {"softjax": {"gradient": [1.0] * 3}, "release": {"gradient": [ratio] * 3}}
+        bench = {"case": "sort", "shape": [8], "seconds": {"sort": [1.0] * 3, "forward": [ratio] * 3}}
+        return {"bench": [bench], "peers": [{"case": "sort", "sides": {}, "seconds": peer}]}
+
+    assert [most.holds(records(ratio)) for ratio in (1.9, 2.0, 2.1)] == [True, True, False]
+    assert [least.holds(records(ratio)) for ratio in (1.9, 2.0, 2.1)] == [False, True, True]
+    assert not most.holds({}) and report.verdict([most], {}) == "not measured"
+    assert report.verdict([most, most], records(2.1)) == "**NO**" and report.shown([most], records(2.1)) == ["2.1"]
 
 
 def test_the_page_says_where_a_peer_is_faster():
@@ -116,10 +143,12 @@ def test_the_page_says_where_a_peer_is_faster():
         "absent": {"gone": "no wheel"},
         "refused": {"other": "results differ by 1.0e+00"},
         "differences": {"quick": 1e-7},
+        "sides": {"quick": {"no gradient": "ValueError"}},
         "seconds": {"softjax": {"forward": [0.004, 0.004]}, "quick": {"forward": [0.001, 0.001]}},
     }
     text = report.peers([json.loads(json.dumps(line))])
     assert "- quick in 4.0 times less time: sort, 1 x 2, forward" in text
+    assert "- quick, sort, 1 x 2, gradient: ValueError" in text
     assert "- gone, sort, 1 x 2: not installed: no wheel" in text
     assert "- other, sort, 1 x 2: refused: results differ by 1.0e+00" in text
     assert "| sort, 1 x 2 | quick | forward | same | 1e-07 | 1 | 4 | 0.25 |" in text

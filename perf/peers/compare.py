@@ -58,7 +58,8 @@ class Worker:
             if line.startswith(("{", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9")):  # a library may print too
                 return line
         said = self.process.stderr.read().strip().splitlines() or ["nothing"]
-        raise RuntimeError(f"{self.side} ended without a result: {said[-1]}")
+        errors = [line for line in said if "Error: " in line] or said
+        raise RuntimeError(f"{self.side} ended without a result: {errors[-1]}")
 
     def seconds(self, which: str) -> float:
         """One call's time."""
@@ -76,11 +77,11 @@ def refusal(case: Comparison, meaning: str, ours: np.ndarray, theirs: np.ndarray
     """Why the two may not be timed against each other, or None if their results are equal in the case's sense."""
     if ours.shape != theirs.shape:
         return f"{theirs.size} results against {ours.size}"
-    pairs = {"same": ((theirs, ours),), "limit": ((theirs, hard), (ours, hard))}[meaning]
+    pairs = ((theirs, hard), (ours, hard)) if meaning == "limit" else ((theirs, ours),)
     apart = max(float(np.max(np.abs(a - b))) for a, b in pairs)
     if apart <= case.agrees:  # not so for a NaN
         return None
-    return f"{'results differ' if meaning == 'same' else 'results differ from the hard ones'} by {apart:.1e}"
+    return f"{'results differ from the hard ones' if meaning == 'limit' else 'results differ'} by {apart:.1e}"
 
 
 def timed(workers: Sequence[Worker]) -> dict[str, dict[str, list[float]]]:

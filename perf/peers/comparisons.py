@@ -1,8 +1,9 @@
 """What is compared with whom. Nothing but the standard library: every environment imports this.
 
-A peer's softness has one of two meanings here. "same": it is ours, so results must agree to `agrees`. "limit": it is
-another quantity, so both take one so small that each is the hard operator to `agrees`. Anything else has no common
-result, and is not timed.
+A peer's softness has one of three meanings here. "same": it is ours, so results must agree to `agrees`. "near": it is
+ours in another definition of the operator, which is named below, and results may differ by as much as that definition
+does. "limit": it is another quantity, so both take one so small that each is the hard operator to `agrees`. Anything
+else has no common result, and is not timed.
 """
 
 from dataclasses import dataclass, field
@@ -32,12 +33,12 @@ class Comparison:
 # Transport's other solvers stop where their default of 1e-3 in the marginals is not enough to agree (`theirs`).
 COMPARISONS = (
     Comparison("sort", "softsort", (1, 16_384), 0.1, {"release": "same"}, 1e-4),
-    # A_j is a sum of soft absolute values there, of hard ones (the paper's) here.
-    Comparison("sort", "neuralsort", (1, 16_384), 0.1, {"release": "limit"}, 0.1),
-    # Transport there divides its softness by another mass.
-    Comparison("top_k", "ot", (16, 4_096), 1e-4, {"release": "limit"}, 0.1, k=32),
+    # A_j is a sum of soft absolute values there, of hard ones (the paper's) here: the extremes move by some 0.2.
+    Comparison("sort", "neuralsort", (1, 16_384), 0.1, {"release": "near"}, 0.3),
     Comparison("top_k", "ot", (16, 4_096), 0.1, {"ott": "same", "pot": "same"}, 2e-3, 32, {"ott": 1e-4, "pot": 1e-9}),
-    Comparison("top_k", "ot", (16, 4_096), 0.01, {"ott": "same"}, 1e-2, 32, {"ott": 1e-4}),
+    # The release stops where its marginals are off by some 5e-4 elements.
+    Comparison("top_k", "ot", (16, 4_096), 0.01, {"release": "same", "ott": "same"}, 1e-2, 32, {"ott": 1e-4}),
+    Comparison("top_k", "ot", (16, 4_096), 0.001, {"release": "same"}, 1e-2, 32),
     Comparison("mask", "ot", (16, 4_096), 0.1, {"ott": "same"}, 1e-3, 409, {"ott": 1e-4}),
     Comparison("sort", "ot", (4, 512), 0.1, {"ott": "same", "pot": "same"}, 1e-3, 0, {"ott": 1e-4, "pot": 1e-9}),
     Comparison("ranking", "ot", (4, 512), 0.1, {"ott": "same"}, 1e-2, 0, {"ott": 1e-4}),

@@ -1,12 +1,14 @@
-"""Compile every kernel for one target: `python tests/aot/compile.py TARGET IMPLEMENTATION` prints one JSON line each.
+"""Compile every kernel for one target: `python tests/aot/compile.py TARGET IMPLEMENTATION [PATTERN]`; a JSON line each.
 
 Needs the vendor's compiler beside JAX: jax-cuda13-plugin, jax-cuda13-pjrt, triton and a CUDA toolkit's ptxas for GPUs,
 libtpu for TPUs. `table.py` runs all targets and judges the rows.
 """
 
+import atexit
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,9 +16,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import bundles
 import targets
 
+DUMP = Path(tempfile.mkdtemp(prefix="softjax-aot-"))
+"""Where libtpu writes its schedules."""
+atexit.register(shutil.rmtree, DUMP, ignore_errors=True)
 targets.prepare()
+os.environ["LIBTPU_INIT_ARGS"] = bundles.options(str(DUMP))
 import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # noqa: E402
 
@@ -93,6 +100,7 @@ def main(target: str, implementation: str, pattern: str = "") -> None:
             if not re.search(pattern, name):
                 continue
             row = {"target": target, "implementation": implementation, "kernel": name}
+            row["compiler"] = targets.compiler(target)
             start = time.time()
             try:
                 compiled, report = captured(targets.compile_for, mesh, function, shapes)
@@ -102,6 +110,8 @@ def main(target: str, implementation: str, pattern: str = "") -> None:
                     report = triton_report(function, shapes, target)
                 if target in targets.CAPABILITY:
                     row["registers"], row["spills"] = usage(report)
+                else:
+                    row["schedules"] = bundles.read(DUMP)
             except Exception as error:  # the table shows it and fails
                 row["error"] = f"{type(error).__name__}: {str(error)[:400]}"
             print(json.dumps(row | {"seconds": round(time.time() - start, 1)}), flush=True)

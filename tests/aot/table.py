@@ -1,11 +1,12 @@
 """Compile every kernel for every target and judge: `python tests/aot/table.py [TARGET...]`.
 
-Each target has a process of its own.
+Each target has a process of its own. `--json FILE` gets the rows, one a line, for perf/aot_gate.py.
 
 CUDA_PYTHON and TPU_PYTHON name interpreters of environments with the compilers (ci/aot.sh makes them). Fails where a
 kernel does not compile, spills a register, or takes more temporary memory than its result and 1 MiB.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -34,10 +35,10 @@ def problem(row: dict) -> str | None:
     return None
 
 
-def rows(target: str, implementation: str):
+def rows(target: str, implementation: str, pattern: str):
     """The kernels of one target; a process that dies is a row too."""
     python = os.environ["TPU_PYTHON" if target in targets.TOPOLOGIES else "CUDA_PYTHON"]
-    command = [python, "-W", "ignore", str(HERE / "compile.py"), target, implementation]
+    command = [python, "-W", "ignore", str(HERE / "compile.py"), target, implementation, pattern]
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
     count = 0
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
@@ -52,23 +53,36 @@ def rows(target: str, implementation: str):
         yield blame | {"error": f"exit status {run.returncode}: {tail}"}
 
 
-def main(wanted: list[str]) -> int:
-    bad = count = 0
-    print(f"{'target':5} {'implementation':18} {'kernel':38} {'registers':24} {'spills':>6} {'temp':>9} {'result':>9}")
+def printed(row: dict) -> str:
+    """A line of the table; a TPU kernel's registers are not counted, but the bundles of its inner loops are."""
+    wrong = problem(row)
+    counts = row.get("registers") or [kernel["inner bundles"] for kernel in row.get("schedules", [])]
+    columns = (row.get(key, "") for key in ("spills", "temp", "result"))
+    cells = "{:>6} {:>9} {:>9}".format(*columns)
+    verdict = f"  FAILED: {wrong}" if wrong else ""
+    numbers = ",".join(map(str, counts))
+    return f"{row['target']:5} {row['implementation']:18} {row['kernel']:38} {numbers:24} {cells}{verdict}"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", help=f"of {', '.join(targets.IMPLEMENTATIONS)}; default: all")
+    parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--kernels", default="", help="only those whose name has this pattern")
+    options = parser.parse_args(arguments)
+    found = []
+    columns = "registers or inner bundles"
+    print(f"{'target':5} {'implementation':18} {'kernel':38} {columns:24} {'spills':>6} {'temp':>9} {'result':>9}")
     for target, implementations in targets.IMPLEMENTATIONS.items():
-        if wanted and target not in wanted:
-            continue
-        for implementation in implementations:
-            for row in rows(target, implementation):
-                wrong = problem(row)
-                count, bad = count + 1, bad + (wrong is not None)
-                registers = ",".join(map(str, row.get("registers", [])))
-                columns = (row.get(key, "") for key in ("spills", "temp", "result"))
-                cells = "{:>6} {:>9} {:>9}".format(*columns)
-                verdict = f"  FAILED: {wrong}" if wrong else ""
-                print(f"{target:5} {implementation:18} {row['kernel']:38} {registers:24} {cells}{verdict}", flush=True)
-    print(f"{count - bad} of {count} compiled within bounds")
-    return 1 if bad or not count else 0
+        for implementation in implementations if not options.targets or target in options.targets else ():
+            for row in rows(target, implementation, options.kernels):
+                found.append(row)
+                print(printed(row), flush=True)
+    if options.json:
+        options.json.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    bad = sum(problem(row) is not None for row in found)
+    print(f"{len(found) - bad} of {len(found)} compiled within bounds")
+    return 1 if bad or not found else 0
 
 
 if __name__ == "__main__":

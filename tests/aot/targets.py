@@ -3,8 +3,12 @@
 Settings of a target are process-wide (and a compiler's abort ends its process), so each runs in a process of its own.
 """
 
+import functools
 import os
+import re
 import shutil
+import subprocess
+from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -26,6 +30,7 @@ def prepare() -> None:
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"
     os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device is shared here
     os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
     # Triton's own assembler may be older than the PTX version that it is asked for.
     if (assembler := shutil.which("ptxas")) is not None:
@@ -44,6 +49,18 @@ def mesh(target: str):
     config = (HERE / f"{target}.txtpb").read_text(encoding="utf-8")
     topology = topologies.get_topology_desc(platform="cuda", topology_name="", target_config=config, topology="1x1x1")
     return topologies.make_mesh(topo=topology, mesh_shape=(1,), axis_names=("x",))
+
+
+@functools.cache
+def compiler(target: str) -> str:
+    """The versions that a target's code depends on."""
+    versions = lambda *names: ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    if target in TOPOLOGIES:
+        return versions("jax", "libtpu")
+    said = subprocess.run(["ptxas", "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"V([\d.]+)", said)
+    assert found, said
+    return f"{versions('jax', 'jax-cuda13-pjrt', 'triton')}, ptxas {found[1]}"
 
 
 def compile_for(target_mesh, function, shapes):

@@ -1,0 +1,147 @@
+"""Kernels built ahead of time: what is read from the compilers' reports, and the gate that holds it to a baseline."""
+
+import json
+import sys
+from pathlib import Path
+
+import aot_gate
+import pytest
+from judgement import TOLERANCE, Baseline
+
+sys.path.append(str(Path(__file__).parent / "aot"))
+import bundles
+
+GPU = {"target": "h200", "implementation": "pallas_triton", "kernel": "sort", "compiler": "ptxas 1", "temp": 0}
+TPU = {"target": "v5e", "implementation": "pallas_mosaic_tpu", "kernel": "sort", "compiler": "libtpu 1", "temp": 0}
+ROWS = [
+    GPU | {"registers": [64, 128], "spills": 0},
+    TPU | {"schedules": [{"inner bundles": 200, "bundles": 400, "vector spills": 0}]},
+]
+SCHEDULE = """
+     0   :  { %s0 = smov 0 }
+   0x1 LB: > { %s1 = sadd.s32 1 }
+   0x2   : > { }
+   0x3 LB: >> { %v1 = vadd }
+   0x4   : >> { %v2 = vadd }
+   0x5   : > { %v3 = vadd }
+   0x6   : >> { %v4 = vadd }
+   0x7 LB: >> { %v5 = vadd }
+   0x8   : > { }
+   0x9   :  { }
+"""
+UNITS = """== CAPACITY:
+MXU, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU
+    4     3     4     2     1     3     3     1     1     2
+== UTILIZATION:
+0 0 4 0 0 1 2 0 1 2
+0 0 4 0 0 1 0 0 0 2
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The gate's exit status on rows, against a baseline made of ROWS."""
+
+    def status(rows, *options):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return aot_gate.main([str(path), "--baseline", str(tmp_path / "baseline.json"), *options])
+
+    assert status(ROWS, "--update") == 0
+    return status
+
+
+def changed(place, **figures):
+    """ROWS with something else in one of them."""
+    return [row | (figures if number == place else {}) for number, row in enumerate(ROWS)]
+
+
+def test_the_same_kernels_pass(run, capsys):
+    assert run(ROWS, "--strict") == 0
+    assert "The gate of the kernels is passed." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "worse", "told"),
+    [
+        (0, {"registers": [64, 160]}, ("kernel 1", "registers", "128", "160", "x 1.25")),
+        (0, {"registers": [72, 128]}, ("kernel 2", "registers", "64", "72", "x 1.12")),
+        (0, {"spills": 4}, ("program", "spill bytes", "0", "4", "new")),
+        (0, {"temp": 4_096}, ("program", "temporary bytes", "0", "4,096", "new")),
+        (0, {"registers": [64, 64, 128]}, ("program", "kernels", "2", "3", "x 1.50")),
+        (
+            1,
+            {"schedules": [{"inner bundles": 230, "bundles": 430, "vector spills": 0}]},
+            ("kernel 1", "inner bundles", "200", "230", "x 1.15"),
+        ),
+        (
+            1,
+            {"schedules": [{"inner bundles": 200, "bundles": 400, "vector spills": 9}]},
+            ("kernel 1", "vector spills", "0", "9", "new"),
+        ),
+    ],
+)
+def test_a_planted_worsening_fails(run, capsys, place, worse, told):
+    """The table names the kernel, the figure that grew, and by how much."""
+    assert run(changed(place, **worse)) == 1
+    printed = capsys.readouterr().out
+    table = printed[printed.index("WORSE than the baseline:") :]
+    which, figure, *numbers = told
+    row = next(line for line in table.splitlines() if f" {which} " in line and f" {figure} " in line)
+    assert row.split()[-4:] == [*numbers[:2], "x", numbers[2][2:]] if "x" in numbers[2] else row.split()[-3:] == numbers
+    assert "The gate of the kernels FAILS." in table
+
+
+def test_an_improvement_is_taken_over_on_purpose(run, capsys):
+    better = changed(0, registers=[40, 100])
+    assert run(better) == 0
+    assert "`make baseline-aot`, and commit perf/baseline.json" in capsys.readouterr().out
+    assert run(better, "--strict") == 1
+    assert run(better, "--update") == 0 and run(better, "--strict") == 0
+
+
+def test_a_kernel_that_is_gone_fails(run, capsys):
+    """Unless only a part was asked for; another target is none of its business."""
+    more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
+    assert run(more, "--update") == 0
+    assert run(ROWS) == 1 and run(ROWS, "--part") == 0
+    assert "`make baseline-aot` brings them together: h200 pallas_triton rank\n" in capsys.readouterr().out
+    assert run([more[0], more[2]]) == 0
+
+
+def test_a_new_kernel_is_told(run, capsys):
+    """It passes, except where the gate is strict."""
+    more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
+    assert run(more) == 0
+    assert "Not in the baseline: h200 pallas_triton rank." in capsys.readouterr().out
+    assert run(more, "--strict") == 1
+
+
+def test_a_kernel_that_does_not_compile_fails(run, capsys):
+    failed = {"target": "h200", "implementation": "pallas_triton", "kernel": "sort", "error": "no such layout"}
+    assert run([failed, ROWS[1]]) == 1
+    assert "h200 pallas_triton sort: no such layout" in capsys.readouterr().out
+
+
+def test_another_compiler_is_not_compared(run, capsys):
+    other = [row | {"compiler": "another"} for row in ROWS]
+    assert run(other) == 0
+    assert "No baseline for another; there is one for libtpu 1; ptxas 1. Not compared." in capsys.readouterr().out
+    assert run(other, "--strict") == 1
+
+
+def test_bundles_of_the_innermost_loops():
+    """Of ten, those with the marks of a loop that holds no other."""
+    assert bundles.in_loops(SCHEDULE) == (10, 4)
+
+
+def test_spilled_vector_registers():
+    assert bundles.spilled(UNITS) == 3
+
+
+def test_committed_baseline_is_readable():
+    """Every figure has a tolerance, and no kernel spills."""
+    found = Baseline(aot_gate.BASELINE, "").read()
+    parts = [part for cases in found.values() for parts in cases.values() for part in parts.values()]
+    assert parts and {name for part in parts for name in part} <= TOLERANCE.keys()
+    assert not any(part.get("spill bytes") for part in parts)
