@@ -111,7 +111,7 @@ class _State(NamedTuple):
     residual: Potentials
     curvature: Any
     damping: Float[Array, " batch"]
-    rejected: Bool[Array, " batch"]
+    stalled: Bool[Array, " batch"]
     iterations: Int[Array, " batch"]
     step: Array
 
@@ -130,13 +130,15 @@ def newton(
     for which Newton alone needs about five steps, since the sums are exponential in psi.
     """
     floor, mass = rounding(problem), problem.masses[None]
-    # Potentials of size 1 / (2 tau) cannot place a mass any better.
-    goal = jnp.finfo(problem.y.dtype).eps * (2 * mass + 16 + 1 / problem.tau[:, None])
+    # Potentials of size 1 / (2 tau) cannot place a mass any better; sums of many keys may be a few times worse.
+    eps, wide = jnp.finfo(problem.y.dtype).eps, 1 / problem.tau[:, None]
+    goal = eps * (2 * mass + 16 + wide)
+    near = jnp.maximum(floor, eps * (16 * (2 * mass + 16) + 4 * wide))
 
     def active(state):
-        # Within reach of rounding, the first step that does not help is the last.
+        # Within reach of rounding, the first step that does not halve the residual's square is the last.
         error = jnp.abs(state.residual)
-        stuck = state.rejected & (jnp.max(error, axis=-1) < floor) | (state.damping > 1e6 * jnp.max(mass))
+        stuck = state.stalled & jnp.all(error < near, axis=-1) | (state.damping > 1e6 * jnp.max(mass))
         return jnp.any(error > goal, axis=-1) & ~stuck
 
     def alive(residual, before):
@@ -146,8 +148,10 @@ def newton(
     def improve(state):
         candidate = state.psi - solve(state.curvature, state.residual, state.damping)
         residual, curvature = evaluate(candidate)
-        smaller = jnp.sum(residual**2, -1) < jnp.sum(state.residual**2, -1)
-        better = active(state) & smaller & alive(residual, state.residual)
+        before, after = jnp.sum(state.residual**2, -1), jnp.sum(residual**2, -1)
+        # The semi-dual is convex and the residual its gradient: a step that still leads downhill at its end descends.
+        down = jnp.sum(residual * (candidate - state.psi), -1) <= 0
+        better = active(state) & (down | (after < before) & alive(residual, state.residual))
 
         def pick(new, old):
             return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)
@@ -156,9 +160,9 @@ def newton(
         damping = jnp.where(damping < 1e-6, floor, damping)
         damping = jnp.where(active(state), damping, state.damping)
         new = jax.tree.map(pick, (candidate, residual, curvature), tuple(state[:3]))
-        return _State(
-            new[0], new[1], new[2], damping, ~better, state.iterations + active(state).astype(jnp.int32), state.step + 1
-        )
+        stalled = ~better | (after > before / 2)
+        iterations = state.iterations + active(state).astype(jnp.int32)
+        return _State(new[0], new[1], new[2], damping, stalled, iterations, state.step + 1)
 
     def unfinished(state):
         return jnp.any(active(state)) & (state.step < _MAX_STEPS)

@@ -151,10 +151,14 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
     def over(r, mass):
         return jnp.where(jnp.abs(r) > EPS * (2 * mass + 16 + 1 / problem.tau), 1.0, 0.0)
 
-    def active(residual, damping, rejected):
+    def away(r, mass):
+        near = jnp.maximum(floor, EPS * (16 * (2 * mass + 16) + 4 / problem.tau))
+        return jnp.where(jnp.abs(r) < near, 0.0, 1.0)
+
+    def active(residual, damping, stalled):
         far = axis.vector_max(each(over, residual, problem.masses()))
-        size = axis.vector_max(each(jnp.abs, residual))
-        stuck = ((rejected > 0) & (size < floor)) | (damping > 1e6 * most)
+        near = axis.vector_max(each(away, residual, problem.masses())) < 1
+        stuck = ((stalled > 0) & near) | (damping > 1e6 * most)
         return jnp.where((far > 0) & ~stuck, 1.0, 0.0)
 
     def residual_of(sums):
@@ -174,14 +178,16 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
         candidate = each(jnp.subtract, psi, problem.solve(curvature, residual, damping))
         sums, new_curvature = problem.evaluate(candidate)
         new_residual = residual_of(sums)
-        smaller = (squares(new_residual) < squares(residual)) & (starved(new_residual, residual) < 1)
-        better = jnp.where(smaller, 1.0, 0.0)
+        before, after = squares(residual), squares(new_residual)
+        slope = axis.vector_sum(each(lambda r, new, old: r * (new - old), new_residual, candidate, psi))
+        good = (slope <= 0) | (after < before) & (starved(new_residual, residual) < 1)
+        stalled = jnp.where(good & (after <= before / 2), 0.0, 1.0)
+        better = jnp.where(good, 1.0, 0.0)
         psi, residual = pick(better, candidate, psi), pick(better, new_residual, residual)
         curvature = problem.keep(better, new_curvature, curvature)
-        damping = jnp.where(smaller, damping / 8, jnp.maximum(damping * 8, 1e-3))
+        damping = jnp.where(good, damping / 8, jnp.maximum(damping * 8, 1e-3))
         damping = jnp.where(damping < 1e-6, floor, damping)
-        rejected = 1 - better
-        return psi, residual, curvature, damping, rejected, step + 1, active(residual, damping, rejected)
+        return psi, residual, curvature, damping, stalled, step + 1, active(residual, damping, stalled)
 
     def unfinished(state):
         return (axis.scalar(state[-1]) > 0) & (state[-2] < MAX_STEPS)
