@@ -15,12 +15,12 @@ describe() { # describe VENV
 section "format, lint, types, layers"
 make lint </dev/null
 
-# The compilers of the targets fill the processor time that the suite's last tests leave.
+# Ahead of time beside the suite, which leaves a processor idle at its end.
 ahead=
 log=$(mktemp)
 trap 'kill ${ahead:-} 2>/dev/null; rm -f "$log"' EXIT
 if command -v ptxas >/dev/null; then
-    nice make aot >"$log" 2>&1 </dev/null &
+    make aot >"$log" 2>&1 </dev/null &
     ahead=$!
 fi
 
