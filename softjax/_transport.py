@@ -150,7 +150,7 @@ def newton(
         residual, curvature = evaluate(candidate)
         before, after = jnp.sum(state.residual**2, -1), jnp.sum(residual**2, -1)
         # The semi-dual is convex and the residual its gradient: a step that still leads downhill at its end descends.
-        down = jnp.sum(residual * (candidate - state.psi), -1) <= 0
+        down = jnp.sum(residual * (candidate - state.psi), -1) < 0
         better = active(state) & (down | (after < before) & alive(residual, state.residual))
 
         def pick(new, old):

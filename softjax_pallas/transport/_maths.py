@@ -180,7 +180,7 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
         new_residual = residual_of(sums)
         before, after = squares(residual), squares(new_residual)
         slope = axis.vector_sum(each(lambda r, new, old: r * (new - old), new_residual, candidate, psi))
-        good = (slope <= 0) | (after < before) & (starved(new_residual, residual) < 1)
+        good = (slope < 0) | (after < before) & (starved(new_residual, residual) < 1)
         stalled = jnp.where(good & (after <= before / 2), 0.0, 1.0)
         better = jnp.where(good, 1.0, 0.0)
         psi, residual = pick(better, candidate, psi), pick(better, new_residual, residual)
