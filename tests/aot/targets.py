@@ -63,12 +63,20 @@ def compiler(target: str) -> str:
     return f"{versions('jax', 'jax-cuda13-pjrt', 'triton')}, ptxas {found[1]}"
 
 
-def compile_for(target_mesh, function, shapes):
-    """The executable of function(*shapes); it cannot run here."""
+def lower_for(target_mesh, function, shapes):
+    """function(*shapes), lowered for the mesh's device."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec, use_abstract_mesh
 
     sharding = NamedSharding(target_mesh, PartitionSpec())
     arguments = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     with use_abstract_mesh(target_mesh.abstract_mesh):
-        return jax.jit(function).lower(*arguments).compile()
+        return jax.jit(function).lower(*arguments)
+
+
+def compile(target_mesh, lowered):
+    """The executable; it cannot run here."""
+    from jax.sharding import use_abstract_mesh
+
+    with use_abstract_mesh(target_mesh.abstract_mesh):
+        return lowered.compile()
