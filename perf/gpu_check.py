@@ -3,8 +3,8 @@
 import importlib.util
 import sys
 
-NEEDED = ("jax", "jaxtyping", "numpy", "pytest", "hypothesis", "scipy")
-"""jax, jaxtyping and numpy by the package itself, the others by its tests."""
+NEEDED = ("jax", "numpy", "pytest", "hypothesis", "scipy")
+"""jax and numpy by the package itself, the others by its tests."""
 
 
 def missing() -> str | None:

@@ -23,8 +23,8 @@ def test_without_a_gpu_nothing_runs(capsys):
 
 def test_what_is_not_installed_is_named(monkeypatch):
     """All of it, in one line."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("jaxtyping", "scipy") else name)
-    assert gpu_check.missing().startswith("make gpu needs jaxtyping, scipy for ")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("hypothesis", "scipy") else name)
+    assert gpu_check.missing().startswith("make gpu needs hypothesis, scipy for ")
 
 
 @pytest.mark.skipif(jax_version() < OLDEST_JAX, reason=f"kernels need JAX >= 0.11, this is {jax.__version__}")
