@@ -14,6 +14,7 @@ import record
 import report
 import scaling
 import shapes
+import slowest
 import timing
 
 PEERS = Path(record.__file__).parent / "peers"
@@ -51,6 +52,15 @@ def test_power():
     sizes = [10, 100, 1_000, 10_000, 100_000]
     assert scaling.power(sizes, [1e-3 + 1e-6 * n**1.5 for n in sizes]) == pytest.approx(1.5, abs=0.02)
     assert math.isnan(scaling.power(sizes, [1e-3 + 1e-9 * n for n in sizes]))
+
+
+def test_passes_are_counted():
+    """Forward, the solver's evaluations and products are all passes but the one that makes the result."""
+    case = shapes.Case("sort", "ot", (2, 256))
+    forward, both = slowest.passes(case, False), slowest.passes(case, True)
+    assert forward.evaluations >= 3 and forward.products >= 1
+    assert forward.all == forward.evaluations + forward.products + 1
+    assert both.all > forward.all
 
 
 def test_turns():
