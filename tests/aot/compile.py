@@ -25,7 +25,6 @@ atexit.register(shutil.rmtree, DUMP, ignore_errors=True)
 targets.prepare()
 os.environ["LIBTPU_INIT_ARGS"] = bundles.options(str(DUMP))
 import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh  # noqa: E402
 
 import softjax_pallas  # noqa: E402
 
@@ -55,8 +54,8 @@ def usage(report: str) -> tuple[list[int], int]:
     return registers, sum(int(a) + int(b) for a, b in set(spills))
 
 
-def triton_report(function: Callable, shapes, target: str) -> str:
-    """ptxas' report on the Triton kernels in a function, from the modules that JAX would hand to Triton.
+def triton_report(lowered: jax.stages.Lowered, target: str) -> str:
+    """ptxas' report on the Triton kernels in a lowered program, from the modules that JAX hands to XLA.
 
     Relies on JAX's internals; XLA compiles the same modules but keeps the report to itself.
     """
@@ -65,11 +64,7 @@ def triton_report(function: Callable, shapes, target: str) -> str:
     from jax._src.pallas.triton import lowering
     from triton.backends.compiler import GPUTarget
 
-    kind, cores = targets.KIND[target]
     capability, architecture = targets.CAPABILITY[target]
-    device = AbstractDevice(device_kind=kind, num_cores=cores, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        module = jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).compiler_ir("stablehlo")
     reports = []
 
     def visit(op):
@@ -88,7 +83,7 @@ def triton_report(function: Callable, shapes, target: str) -> str:
                 reports.append(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stderr)
         return ir.WalkResult.ADVANCE
 
-    module.operation.walk(visit)
+    lowered.compiler_ir("stablehlo").operation.walk(visit)
     assert reports, "no Triton kernel in the lowered text"
     return "".join(reports)
 
@@ -114,7 +109,7 @@ def main(target: str, implementation: str, pattern: str = "") -> None:
                 memory = compiled.memory_analysis()
                 row |= {"temp": memory.temp_size_in_bytes, "result": memory.output_size_in_bytes}
                 if implementation == "pallas_triton":
-                    report = triton_report(function, shapes, target)
+                    report = triton_report(lowered, target)
                 if target in targets.CAPABILITY:
                     found = usage(report)
                     if implementation == "pallas_mosaic_gpu":
