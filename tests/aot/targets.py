@@ -76,8 +76,8 @@ def lower_for(target_mesh, function, shapes):
 def compile(target_mesh, lowered):
     """The executable; it cannot run here.
 
-    For a GPU LLVM does not optimise what XLA generates, which halves the time. Memory is settled before that; Mosaic GPU
-    and Triton, as `compile.py` calls it, compile the kernels themselves.
+    For a GPU LLVM does not optimise what XLA generates, which halves the time. Memory is settled before that; Mosaic
+    GPU and Triton, as `compile.py` calls it, compile the kernels themselves.
     """
     from jax.sharding import use_abstract_mesh
 
