@@ -4,6 +4,9 @@ import os
 import re
 import zlib
 
+# Before JAX is imported. Programs here are small and run once: splitting them over threads costs more than it saves.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1"
+
 import hypothesis
 import jax
 import pytest
@@ -23,14 +26,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
-# The table, laws, transforms and derivatives compile many small programs once: there XLA's optimisation costs more
-# than it saves. Forms at real sizes, drop-in equality and regressions run what users run.
+# The table, laws, dtypes, transforms and derivatives compile many small programs once: there XLA's optimisation costs
+# more than it saves. Forms at real sizes, drop-in equality and regressions run what users run.
 UNOPTIMISED = {
+    "test_dtypes",
     "test_gradients",
     "test_laws",
     "test_mask",
     "test_parity",
     "test_permutation",
+    "test_selection",
     "test_straight_through",
     "test_transforms",
     "test_values",
