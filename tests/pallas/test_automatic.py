@@ -1,12 +1,15 @@
 """What runs where nobody named an implementation: kernels on GPU and TPU from a size on, plain JAX otherwise."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import shapes
 from cases import x64
 
 import softjax as sj
@@ -58,6 +61,25 @@ def test_small_calls_and_the_cpu_run_plain_jax():
     assert not kernels_in(text(jax.grad(lambda x: top_k(x, 100)), LARGE, "tpu"))
     with x64():
         assert not kernels_in(text(gradient, LARGE, "tpu", jnp.float64))
+
+
+def compiled_text(case):
+    """The CPU's program of value and gradient: its computations, with instructions numbered as they come."""
+    x = jax.ShapeDtypeStruct(case.shape, jnp.float32)
+    program = jax.jit(case.value_and_gradient()).lower(x).compile().as_text()
+    program = re.sub(r",? metadata=\{[^}]*\}", "", program[re.search(r"^(ENTRY )?%", program, re.MULTILINE).start() :])
+    names = {name: f"%{place}" for place, name in enumerate(dict.fromkeys(re.findall(r"%[\w.-]+", program)))}
+    return re.sub(r"%[\w.-]+", lambda found: names[found[0]], program)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="what a CPU runs")
+@pytest.mark.parametrize(
+    "operator, method", [("sort", "softsort"), ("rank", "neuralsort"), ("top_32", "ot"), ("mask", "ot"), ("max", "ot")]
+)
+def test_a_program_for_the_cpu_is_that_of_plain_jax(operator, method):
+    """Once compiled, value and gradient have no trace of the choice."""
+    case = shapes.Case(operator, method, LARGE)
+    assert compiled_text(case) == compiled_text(replace(case, implementation="xla"))
 
 
 def test_vmap_makes_the_batch():
