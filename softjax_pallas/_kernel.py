@@ -7,8 +7,8 @@ import abc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from softjax._fused import Kernel, Source
 PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
 MOSAIC_GPU = ("pallas_mosaic_gpu", "pallas_interpret_gpu")
 IMPLEMENTATIONS = (*PORTABLE, *MOSAIC_GPU)
+PLATFORMS = {"cuda": ("pallas_mosaic_gpu", "pallas_triton"), "tpu": ("pallas_mosaic_tpu",)}
+"""What is compiled for a platform; interpreters run on any."""
 OLDEST_JAX = (0, 11)
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -117,6 +119,14 @@ class Named(Source):
     platform = None
 
     def at(self, target, *arguments):
+        platform = next((p for p, theirs in PLATFORMS.items() if self.implementation in theirs), None)
+        if target is not None and platform not in (None, target.platform):
+            raise cannot_run(
+                self.implementation,
+                self.op,
+                self.order,
+                f"it is compiled for {platform}, and this program is for {target.platform}",
+            )
         if target is not None and not target.local:
             raise cannot_run(
                 self.implementation, self.op, self.order, "XLA cannot split a kernel over devices, jax.shard_map does"
@@ -124,12 +134,19 @@ class Named(Source):
         return self.kernel
 
     def result(self, *arguments):
-        return value_shapes(self.kernel, *arguments)[0]
+        return self._value_shapes(*arguments)[0]
 
     def saved(self, *arguments):
-        return value_shapes(self.kernel, *arguments)[1]
+        return self._value_shapes(*arguments)[1]
+
+    def _value_shapes(self, *arguments):
+        if isinstance(self.kernel, Traced):
+            return self.kernel.shapes(*arguments)
+        return shapes_of(self.kernel.value, *arguments)
 
     def effects(self, *arguments):
+        if isinstance(self.kernel, Traced):
+            return self.kernel.effects(*arguments)
         return _traced(self.kernel.value, *arguments)[1]
 
     def no_derivative(self, what):
@@ -145,24 +162,16 @@ class Traced(abc.ABC):
 
     def vjp(self, *arguments: Any) -> tuple[jax.Array, Any]:
         """The result, and the function that pulls a cotangent back to the arrays of floats."""
-        places = [i for i, a in enumerate(arguments) if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating)]
-
-        def function(*floats):
-            every = list(arguments)
-            for i, a in zip(places, floats, strict=True):
-                every[i] = a
-            return self.form(*every)
-
-        return jax.vjp(function, *(arguments[i] for i in places))
+        arrays = [a for a in arguments if hasattr(a, "dtype")]
+        return _vjp(self, tuple(None if hasattr(a, "dtype") else _Static(a) for a in arguments), *arrays)
 
     def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         out, pull = self.vjp(*arguments)
-        rows = self._by_row(*arguments)
         batch = arguments[0].shape[0]
         # What does not lead with the batch is the same for every row.
         return out, tuple(
             jnp.broadcast_to(a, (batch, *a.shape)) if row is None else a.reshape(batch, *row)
-            for a, row in zip(jax.tree.leaves(pull), rows, strict=True)
+            for a, row in zip(jax.tree.leaves(pull), self._by_row(*arguments), strict=True)
         )
 
     def pull(self, saved: tuple[jax.Array, ...], cotangent: jax.Array, *arguments: Any) -> tuple[jax.Array, ...]:
@@ -171,11 +180,49 @@ class Traced(abc.ABC):
         own = [(a[0] if row is None else a).reshape(s.shape) for a, row, s in zip(saved, rows, leaves, strict=True)]
         return jax.tree.unflatten(tree, own)(cotangent)
 
+    def shapes(self, *arguments: Any) -> tuple[jax.ShapeDtypeStruct, tuple[jax.ShapeDtypeStruct, ...]]:
+        """Shapes and dtypes of the result and of what is saved."""
+        batch = arguments[0].shape[0]
+        out, pull = shapes_of(self.vjp, *_with_many_rows(arguments))
+        saved = zip(jax.tree.leaves(pull), self._by_row(*arguments), strict=True)
+        return jax.ShapeDtypeStruct((batch, *out.shape[1:]), out.dtype), tuple(
+            jax.ShapeDtypeStruct((batch, *(a.shape if row is None else row)), a.dtype) for a, row in saved
+        )
+
+    def effects(self, *arguments: Any) -> set[Any]:
+        """Effects of running it."""
+        return _traced(self.vjp, *_with_many_rows(arguments))[1]
+
     def _by_row(self, *arguments: Any) -> list[tuple[int, ...] | None]:
-        """What is saved for each row, None for what has no rows: it does not follow the batch, here of a rare prime."""
-        many = [jax.ShapeDtypeStruct((_PRIME, *a.shape[1:]), a.dtype) if hasattr(a, "dtype") else a for a in arguments]
-        shapes = (a.shape for a in jax.tree.leaves(shapes_of(self.vjp, *many)[1]))
+        """What is saved for each row, None for what has no rows."""
+        shapes = (a.shape for a in jax.tree.leaves(shapes_of(self.vjp, *_with_many_rows(arguments))[1]))
         return [s[1:] if s[:1] == (_PRIME,) else None for s in shapes]
+
+
+class _Static(NamedTuple):
+    """An argument that is no array."""
+
+    value: Any
+
+
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _vjp(kernel: Traced, given: tuple[_Static | None, ...], *arrays: jax.Array) -> tuple[jax.Array, Any]:
+    """`Traced.vjp`, traced once for shapes, value and cotangent: the kernels' bodies are long."""
+    places = [i for i, a in enumerate(arrays) if jnp.issubdtype(a.dtype, jnp.floating)]
+
+    def function(*floats):
+        every = list(arrays)
+        for i, a in zip(places, floats, strict=True):
+            every[i] = a
+        rest = iter(every)
+        return kernel.form(*(next(rest) if a is None else a.value for a in given))
+
+    return jax.vjp(function, *(arrays[i] for i in places))
+
+
+def _with_many_rows(arguments: tuple) -> list[Any]:
+    """Shapes of the arguments with a rare prime of rows: what follows the batch is told by its first dimension."""
+    return [jax.ShapeDtypeStruct((_PRIME, *a.shape[1:]), a.dtype) if hasattr(a, "dtype") else a for a in arguments]
 
 
 _PRIME = 100_003
@@ -199,6 +246,7 @@ def _traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, set[Any
 def forget() -> None:
     """Forget shapes that were traced: those of what is saved may follow from tile sizes."""
     _remembered.cache_clear()
+    _vjp.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @lru_cache(maxsize=512)
@@ -214,8 +262,3 @@ def _remembered(function: Callable[..., Any], arguments: tuple, context: Any) ->
 
     program, shapes = jax.make_jaxpr(call, return_shape=True)(*(arguments[i] for i in places))
     return shapes, set(program.effects)
-
-
-def value_shapes(kernel: Kernel, *arguments: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Shapes of a form's result and of what is saved."""
-    return shapes_of(kernel.value, *arguments)

@@ -10,11 +10,8 @@ from softjax._fused import Call, Source
 from softjax._orders._linear import Target
 
 from . import transport, tuning
-from ._kernel import OLDEST_JAX, jax_version
+from ._kernel import OLDEST_JAX, PLATFORMS, jax_version
 from .transport.op import TransportKernel, anchors
-
-PLATFORMS = {"cuda": ("pallas_mosaic_gpu", "pallas_triton"), "tpu": ("pallas_mosaic_tpu",)}
-"""What may run on a platform."""
 
 
 def sources(order: str, op: str, plain: Call, *arguments: Any) -> list[Source]:

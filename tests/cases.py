@@ -237,6 +237,8 @@ def compiled_elementwise(name, mode, options=()):
 # --- all array operators of one mode and method at once ------------------------------------------------
 
 COMBINATIONS = pytest.mark.parametrize(("mode", "method"), [(m, o) for o in METHODS for m in SOFT_MODES])
+REPRESENTATIVES = [(m, o) for o, sparse in zip(METHODS, ("c0", "c1", "c2"), strict=True) for m in ("smooth", sparse)]
+"""c0, c1 and c2 differ in the degree of a polynomial, which no transform of JAX sees: one for each method."""
 VALUE_NAMES = ("sort", "max", "min", "top_k", "quantile", "median")
 BUNDLE_NAMES = ("sort", "max", "min", "top_k", "argsort", "argmax", "argquantile", "ranking")
 INDEX_NAMES = ("argsort", "argmax", "argtop_k", "argquantile")

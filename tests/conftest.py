@@ -44,7 +44,7 @@ UNOPTIMISED = {
 SUITE = os.environ.get("SUITE", "")
 MODES, METHODS = ("smooth", "c0", "c1", "c2", "hard"), ("softsort", "neuralsort", "ot")
 COMBINATION = re.compile(
-    rf"\b({'|'.join(MODES)})-({'|'.join(METHODS)})\b|\b({'|'.join(METHODS)})-({'|'.join(MODES)})\b"
+    rf"\b({'|'.join(MODES)})-({'|'.join(METHODS)})\b|\b({'|'.join(METHODS)})-(?:(?:rows|apply|rank)-)?({'|'.join(MODES)})\b"
 )
 
 
@@ -52,7 +52,7 @@ def group(nodeid):
     """What shares compilations with a test: its module's tests of one mode and method, else the test alone."""
     module, _, name = nodeid.partition("::")
     combination = COMBINATION.search(name)
-    return f"{module}::{combination[0]}" if combination else nodeid
+    return f"{module}::{sorted(filter(None, combination.groups()))}" if combination else nodeid
 
 
 def sampled(nodeid):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import COMBINATIONS, INDEX_NAMES, METHODS, MODES, SOFT_MODES, Case, numpy_bundle, tolerance, x64
+from cases import COMBINATIONS, INDEX_NAMES, METHODS, MODES, SOFT_MODES, Case, tolerance, x64
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -24,6 +24,11 @@ wide = npst.arrays(np.float32, SHAPE, elements=st.floats(-1e4, 1e4, width=32, al
 softness = st.floats(-1.3, 1.0).map(lambda e: float(10**e))
 VALUES = ("sort", "max", "min", "top_k")
 any_softness = st.floats(-6.0, 3.0).map(lambda e: float(10**e))
+
+
+def numpy_bundle(mode, method, x, soft):
+    """The bundle's results with a softness for every row, or one for all: one program serves every law."""
+    return cases.numpy_bundle(mode, method, x, np.broadcast_to(np.float32(soft), SHAPE[:-1]))
 
 
 def allowed(x, soft, method, size=None):
@@ -143,12 +148,13 @@ def test_ties(mode, method, values, soft):
 @pytest.mark.parametrize("method", METHODS)
 def test_smallest_sizes(mode, method):
     """n = 1, k = n, k = 1, and an empty batch."""
-    one = jnp.asarray([[2.5], [-1.0]])
-    for name in ("sort", "max", "min", "median"):
-        np.testing.assert_array_equal(np.ravel(Case(name, mode, method, -1)(one)), [2.5, -1.0])
-    for name in ("argsort", "argmax", "argmin", "argmedian"):
-        np.testing.assert_array_equal(np.ravel(Case(name, mode, method, -1)(one)), [1.0, 1.0])
-    np.testing.assert_array_equal(Case("ranking", mode, method, -1)(one), [[0.0], [0.0]])
+    values, indices = ("sort", "max", "min", "median"), ("argsort", "argmax", "argmin", "argmedian")
+    out = cases.compiled_bundle(mode, method, (*values, *indices, "ranking"))(jnp.asarray([[2.5], [-1.0]]), 0.1)
+    for name in values:
+        np.testing.assert_array_equal(np.ravel(out[name]), [2.5, -1.0], err_msg=name)
+    for name in indices:
+        np.testing.assert_array_equal(np.ravel(out[name]), [1.0, 1.0], err_msg=name)
+    np.testing.assert_array_equal(out["ranking"], [[0.0], [0.0]])
 
     x = cases.sample((2, 4), 21, np.float32)
     run = jax.jit(lambda x: [sj.top_k(x, k, mode=mode, method=method) for k in (1, 4)])
@@ -158,10 +164,9 @@ def test_smallest_sizes(mode, method):
         np.testing.assert_allclose(index, plan, rtol=0, atol=atol)
         np.testing.assert_allclose(values, np.einsum("bkn,bn->bk", plan, x), rtol=0, atol=atol)
 
-    empty = jnp.zeros((0, 4))
-    for name in ("sort", "argtop_k", "ranking", "median"):
-        case = Case(name, mode, method, -1)
-        assert cases.compiled(case)(empty, 0.1).shape == (0, *jax.eval_shape(case, x).shape[1:])
+    names = ("sort", "argtop_k", "ranking", "median")
+    for name, value in cases.compiled_bundle(mode, method, names)(jnp.zeros((0, 4)), 0.1).items():
+        assert value.shape == (0, *jax.eval_shape(Case(name, mode, method, -1), x).shape[1:]), name
 
 
 @COMBINATIONS
@@ -213,13 +218,13 @@ def test_infinities_under_ot(mode):
         np.testing.assert_array_equal(out[name][[0, 2]], clean[name][[0, 2]], err_msg=name)
 
 
-@COMBINATIONS
+@pytest.mark.parametrize(("mode", "method"), cases.REPRESENTATIVES)
 def test_x64_changes_nothing(mode, method):
-    """float32 in: the results are those of float32, whether x64 is on or off."""
+    """float32 in: the results are those of float32, whether x64 is on or off; a number is the softness of every row."""
     x = cases.sample(SHAPE, 24, np.float32)
     without = numpy_bundle(mode, method, x, 0.1)
     with x64():
-        within = numpy_bundle(mode, method, x, 0.1)
+        within = cases.numpy_bundle(mode, method, x, 0.1)
     for name in without:
         assert within[name].dtype == without[name].dtype == np.float32
         np.testing.assert_allclose(within[name], without[name], rtol=0, atol=allowed(x, 0.1, method, N), err_msg=name)

@@ -41,7 +41,7 @@ def test_products_are_the_dense_ones(mode, method):
         return lazy, plain, dense, p.T.todense()
 
     whole = sj.soft_permutation(x, mode=mode, method=method)
-    for p in (whole, whole[-5:], whole[:-7:-1], whole[::-1]):
+    for p in (whole, whole[:-7:-1], whole[::-1]):
         lazy, plain, dense, turned = products(p, y)
         assert dense.shape == p.shape == (2, len(p), N) and p.T.shape == turned.shape == (2, N, len(p))
         for have, want in zip(lazy, plain, strict=True):

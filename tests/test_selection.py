@@ -140,11 +140,10 @@ def test_one_hots_are_hard():
         np.testing.assert_array_equal(soft, jax.lax.dynamic_slice_in_dim(a, start, 2, 1))
 
 
-@pytest.mark.parametrize("mode", cases.MODES)
-@pytest.mark.parametrize("method", cases.METHODS)
+@pytest.mark.parametrize(("mode", "method"), [*cases.REPRESENTATIVES, *(("hard", method) for method in cases.METHODS)])
 def test_selecting_by_soft_indices_gives_the_values(mode, method):
     """take_along_axis(x, argsort(x)) = sort(x), and the same for the other pairs."""
-    x, how = jnp.asarray(cases.sample((2, 5), 71, np.float32)), {"mode": mode, "method": method}
+    x, how = jnp.asarray(cases.sample((5, 5), 71, np.float32)), {"mode": mode, "method": method}
     atol = tolerance("float32", 5, cases.conditioning(x, 5, 0.1, method), method)
 
     def same(actual, expected):

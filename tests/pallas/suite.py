@@ -3,6 +3,8 @@
 A backend's class inherits `Pairwise` and names its implementation and sizes.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +80,27 @@ def expected(order, op, mode, ranks, x, tau, v):
     return np.stack([one(*row) for row in zip(x, tau, v, strict=True)])
 
 
+def drawn(batch, n):
+    """Keys, softness and a payload of two columns, in float64."""
+    return keys(batch, n), softness(batch), np.random.default_rng(1).normal(size=(batch, n, 2)) + 2
+
+
+def weights_of(want):
+    """What a result is summed with for its gradients."""
+    return np.random.default_rng(2).normal(size=want.shape)
+
+
+@functools.cache
+def definition(order, op, mode, shape, ranks):
+    """The oracle's value, and float64 gradients of the definition: the same for every implementation."""
+    arguments = drawn(*shape)
+    want = expected(order, op, mode, ranks, *arguments)
+    with x64():
+        arrays = [jnp.asarray(a) for a in arguments]
+        dense, weights = ORDERS[order].dense, jnp.asarray(weights_of(want))
+        return want, [np.asarray(g) for g in value_and_gradients(dense, op, mode, ranks, arrays, weights)[1]]
+
+
 def by_value(x, dx):
     """Gradients summed over tied elements, between which a sort may choose."""
     return np.concatenate([np.bincount(np.unique(a, return_inverse=True)[1], d) for a, d in zip(x, dx, strict=True)])
@@ -96,23 +119,20 @@ class Pairwise:
 
     def check(self, order, op, mode, shape, few=False):
         """Value and gradients of one form."""
-        (batch, n), d = shape, 2
+        n = shape[1]
         ranks = range(max(0, n - self.few), n) if few else range(n)
-        x, tau, rng = keys(batch, n), softness(batch), np.random.default_rng(1)
-        v = rng.normal(size=(batch, n, d)) + 2
-        want = expected(order, op, mode, ranks, x, tau, v)
-        weights = rng.normal(size=want.shape)
-        run = lambda forms, dtype: value_and_gradients(
-            forms, op, mode, ranks, [jnp.asarray(a, dtype) for a in (x, tau, v)], jnp.asarray(weights, dtype)
+        x, tau, v = drawn(*shape)
+        want, exact = definition(order, op, mode, shape, ranks)
+        weights = weights_of(want)
+        arrays = [jnp.asarray(a, jnp.float32) for a in (x, tau, v)]
+        y, gradients = value_and_gradients(
+            self.forms(order), op, mode, ranks, arrays, jnp.asarray(weights, jnp.float32)
         )
-        y, gradients = run(self.forms(order), jnp.float32)
-        with x64():
-            _, exact = run(ORDERS[order].dense, jnp.float64)
         atol = allowed(order, x, n if op == "rank" else np.abs(v).max())
         np.testing.assert_allclose(y, want, rtol=0, atol=atol)
         assert y.dtype == jnp.float32
         for have, right in zip(gradients, exact, strict=True):
-            have, right = np.asarray(have, np.float64), np.asarray(right)
+            have = np.asarray(have, np.float64)
             if have.shape == x.shape:
                 have, right = by_value(x, have), by_value(x, right)
             scale = np.abs(right).max() + np.abs(weights).max() / tau.min()

@@ -45,6 +45,22 @@ def test_a_named_kernel_never_falls_back():
     assert "asked for" in str(sj.explain(sj.sort, X, implementation="pallas_triton"))
 
 
+@pytest.mark.parametrize(
+    ("implementation", "platform"),
+    [("pallas_triton", "cuda"), ("pallas_mosaic_gpu", "cuda"), ("pallas_mosaic_tpu", "tpu")],
+)
+@pytest.mark.parametrize("method", ["softsort", "neuralsort", "ot"])
+def test_a_kernel_for_another_platform(implementation, platform, method):
+    """The error says which platform it is for, eagerly and under a transform."""
+    sort = lambda x: jnp.sum(sj.sort(x, method=method, implementation=implementation))
+    x = jnp.ones((2, 256))
+    for function in (sort, jax.jit(jax.grad(sort))):
+        with pytest.raises(
+            NotImplementedError, match=f"for {platform}, and this program is for cpu. implementation='xla' can"
+        ):
+            function(x)
+
+
 @pytest.mark.parametrize("method", ["softsort", "neuralsort"])
 def test_the_transpose_has_no_kernel(method):
     """A mask that is a sum of rows applies P.T; the error names the remedy."""
