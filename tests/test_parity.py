@@ -4,6 +4,7 @@ The few-rows shortcuts are switched off here, so that small inputs run the fast 
 """
 
 import functools
+import re
 
 import cases
 import jax
@@ -33,6 +34,16 @@ def only_fast_forms():
         jax.clear_caches()
         yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def optimisation_of_long_rows(request):
+    """XLA's expensive passes where a program runs longer than it compiles; `conftest` has switched them off."""
+    name = request.node.name
+    long = "top_k_by_transport" in name or ("neuralsort" in name and re.search("1000|ten_thousand", name))
+    jax.config.update("jax_disable_most_optimizations", not long)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def keys(n):

@@ -1,5 +1,6 @@
 """Kernels asked for by name through the public operators."""
 
+import functools
 import subprocess
 import sys
 
@@ -59,6 +60,22 @@ def test_a_kernel_for_another_platform(implementation, platform, method):
             NotImplementedError, match=f"for {platform}, and this program is for cpu. implementation='xla' can"
         ):
             function(x)
+
+
+@pytest.mark.parametrize(("operator", "method"), [("sort", "softsort"), ("rank", "neuralsort"), ("rank", "ot")])
+def test_a_body_is_traced_once_for_its_shapes_and_once_for_its_program(monkeypatch, operator, method):
+    """The bodies are long: value, what is saved, and cotangent share what was traced."""
+    from softjax_pallas.pairwise.op import PairwiseKernel
+    from softjax_pallas.transport._stream import StreamKernel
+
+    batches = []
+    for kernel in (PairwiseKernel, StreamKernel):
+        form = kernel.form
+        monkeypatch.setattr(kernel, "form", lambda self, x, *a, f=form: batches.append(x.shape[0]) or f(self, x, *a))
+    run = functools.partial(getattr(sj, operator), method=method, implementation="pallas_mosaic_tpu")
+    shape = jax.ShapeDtypeStruct((5, 171), jnp.float32)  # that no other test has
+    jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(run(x))))).trace(shape).lower(lowering_platforms=("tpu",))
+    assert len(batches) == 2 and batches[1] == 5
 
 
 @pytest.mark.parametrize("method", ["softsort", "neuralsort"])
