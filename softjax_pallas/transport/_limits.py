@@ -105,7 +105,8 @@ def _too_large(n: int, k: int, payload: int, implementation: str) -> str | None:
         return f"{n} keys do not fill a tile of {least}, and loads of {implementation} have no masks"
     if n > MAX_KEYS.get(implementation, n):
         return f"{n} keys are more than the {MAX_KEYS[implementation]} that one multiprocessor should work on"
-    lines = 2 * (2 + payload if payload else 2 + -(-k // 8) * 8)
+    # Twice each, for the pipeline: keys and payload and their cotangents, or keys, their cotangent and the plan's.
+    lines = 2 * (2 + 2 * payload if payload else 2 + -(-k // 8) * 8)
     if implementation == "pallas_mosaic_tpu" and 4 * n * lines > VMEM:
         return f"a row of {n} keys and its result ({4 * n * lines} bytes) do not fit {VMEM} bytes of VMEM"
     return None

@@ -109,6 +109,12 @@ def _axes(size: int):
     return (lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
 
 
+def turned(vector, axis: int):
+    """(1, K) as (K, 1) with axis 1, (K, 1) as (1, K) with axis 0, exactly: a sum of which one term is not zero."""
+    i, j = _axes(vector.size)
+    return jnp.sum(jnp.where(i == j, vector, 0.0), axis=axis, keepdims=True)
+
+
 def _solve(k: int, real, coupling, rhs, damping):
     """(H + damping)^-1 rhs by elimination, H from the couplings and pinned along the constant vector."""
     size = coupling.shape[0]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import tuning
-from ._portable import Tiles, backward_body, forward_body
+from ._portable import Tiles, backward_body, forward_body, one, turned
 from ._spec import Operands, Spec
 
 
@@ -20,13 +20,15 @@ class Backend:
     """How one Pallas backend wants the body.
 
     `least` anchors at least, and a power of two of them where `power`; `masked`: blocks end where the array ends, so
-    accesses carry a mask.
+    accesses carry a mask; `lines`: vectors of anchors are lines in memory and columns in the kernel. The last axis of a
+    TPU's arrays is padded to 128, so a column in memory takes 512 bytes an anchor.
     """
 
     name: str
     least: int
     power: bool
     masked: bool
+    lines: bool
 
     def anchors(self, k: int) -> int:
         """k, rounded up to what a block holds."""
@@ -40,9 +42,9 @@ class Backend:
         return found.keys, found.warps
 
 
-TPU = Backend("pallas_mosaic_tpu", 8, power=False, masked=False)
-TRITON = Backend("pallas_triton", 2, power=True, masked=True)
-INTERPRETED = Backend("pallas_interpret", 8, power=False, masked=False)
+TPU = Backend("pallas_mosaic_tpu", 8, power=False, masked=False, lines=True)
+TRITON = Backend("pallas_triton", 2, power=True, masked=True, lines=False)
+INTERPRETED = Backend("pallas_interpret", 8, power=False, masked=False, lines=True)
 BACKENDS = {backend.name: backend for backend in (TPU, TRITON, INTERPRETED)}
 
 VMEM_LIMIT = 64 << 20
@@ -71,76 +73,107 @@ class _Call:
 
         return pl.BlockSpec((None, *shape), lambda b: (b, *(0 for _ in shape)))
 
-    def small(self, vector, fill: float):
-        """(batch, k) -> (batch, K, 1)."""
-        missing = self.size - vector.shape[1]
-        return jnp.pad(vector.astype(jnp.float32), ((0, 0), (0, missing)), constant_values=fill)[:, :, None]
+    def shape_of(self, columns: int = 1) -> tuple[int, int]:
+        """Of `columns` vectors of anchors."""
+        return (columns, self.size) if self.backend.lines else (self.size, columns)
+
+    def small(self, vectors, fill: float = 0.0):
+        """(batch, k) or (batch, k, d) -> (batch, K, d), or (batch, d, K) where they are lines."""
+        vectors = jnp.atleast_3d(vectors.astype(jnp.float32))
+        missing = (0, self.size - vectors.shape[1])
+        vectors = jnp.pad(vectors, ((0, 0), missing, (0, 0)), constant_values=fill)
+        return jnp.swapaxes(vectors, 1, 2) if self.backend.lines else vectors
+
+    def read(self, small, k: int):
+        """Back to (batch, k, d)."""
+        return (jnp.swapaxes(small, 1, 2) if self.backend.lines else small)[:, :k]
 
 
-def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret):
+def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, results):
+    """Run a body on operands (array, block); results are (shape, dtype, block). Vectors of anchors have no block."""
     from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
 
-    return partial(
-        pl.pallas_call,
-        partial(body, spec=spec, tiles=call.tiles),
-        grid=(call.batch,),
-        interpret=interpret,
-        compiler_params=_compiler_params(call.backend, spec.k),
-        name=name,
-    )
+    columns = []  # of every operand and result, None where it is no vector of anchors
+
+    def blocks(shapes):
+        for shape, block in shapes:
+            columns.append(None if block else shape[0 if call.backend.lines else 1])
+            yield call.block(*(block or shape))
+
+    arrays = [array for array, _ in operands]
+    in_specs = list(blocks((array.shape[1:], block) for array, block in operands))
+    out_specs = list(blocks((shape, block) for shape, _, block in results))
+    scratch = []
+    run = partial(body, spec=spec, tiles=call.tiles)
+    if call.backend.lines:
+        run = partial(_along_lanes, run, len(arrays), tuple(c is not None for c in columns))
+        scratch = [pltpu.VMEM((call.size, c), jnp.float32) for c in columns if c is not None]
+    with jax.enable_x64(False):
+        return pl.pallas_call(
+            run,
+            grid=(call.batch,),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            out_shape=[jax.ShapeDtypeStruct((call.batch, *shape), dtype) for shape, dtype, _ in results],
+            scratch_shapes=scratch,
+            interpret=interpret,
+            compiler_params=_compiler_params(call.backend, spec.k),
+            name=name,
+        )(*arrays)
+
+
+def _along_lanes(body, inputs: int, small: tuple[bool, ...], *refs):
+    """A body that has vectors of anchors as columns, on references that hold them as lines."""
+    lines, scratch = refs[: len(small)], iter(refs[len(small) :])
+    columns = [next(scratch) if s else ref for ref, s in zip(lines, small, strict=True)]
+    for place, (line, column) in enumerate(zip(lines, columns, strict=True)):
+        if small[place] and place < inputs:
+            for index in range(line.shape[0]):
+                column[:, one(index)] = turned(line[one(index), :], axis=1)
+    body(*columns)
+    for place, (line, column) in enumerate(zip(lines, columns, strict=True)):
+        if small[place] and place >= inputs:
+            for index in range(line.shape[0]):
+                line[one(index), :] = turned(column[:, one(index)], axis=0)
 
 
 def _inputs(call: _Call, spec: Spec, at: Operands):
     width = call.tiles.width
-    arrays, blocks = [at.y[:, None, :]], [call.block(1, width)]
+    operands: list[tuple[Any, tuple[int, int] | None]] = [(at.y[:, None, :], (1, width))]
     if at.payload is not None:
-        arrays.append(at.payload)
-        blocks.append(call.block(spec.payload, width))
-    arrays += [call.small(at.psi, 0.0), call.small(at.masses, 0.0), call.small(at.anchors, 0.5)]
-    blocks += [call.block(call.size, 1)] * 3
-    return [*arrays, at.tau.astype(jnp.float32)[:, None, None]], [*blocks, call.block(1, 1)]
+        operands.append((at.payload, (spec.payload, width)))
+    vectors = call.small(at.psi), call.small(at.masses), call.small(at.anchors, 0.5)
+    return [*operands, *((v, None) for v in vectors), (at.tau.astype(jnp.float32)[:, None, None], (1, 1))]
 
 
 def forward(spec: Spec, backend: Backend, at: Operands, interpret: Any = False):
     """(rows (batch, wanted, n) or averages (batch, wanted, d), potentials (batch, k), column sums (batch, k))."""
-    batch, call = at.y.shape[0], _Call(spec, backend, at.y.shape[0])
-    arrays, blocks = _inputs(call, spec, at)
-    small = jax.ShapeDtypeStruct((batch, call.size, 1), jnp.float32), call.block(call.size, 1)
+    call = _Call(spec, backend, at.y.shape[0])
+    small = call.shape_of(), jnp.float32, None
     if spec.payload:
-        out = jax.ShapeDtypeStruct((batch, call.size, spec.payload), jnp.float32), call.block(call.size, spec.payload)
+        out = call.shape_of(spec.payload), jnp.float32, None
     else:
-        out = jax.ShapeDtypeStruct((batch, spec.wanted, spec.n), at.y.dtype), call.block(call.size, call.tiles.width)
-    run = _pallas_call(forward_body, call, spec, "transport_forward", interpret)
-    with jax.enable_x64(False):
-        rows, psi, sums = run(
-            out_shape=[out[0], small[0], small[0]], in_specs=blocks, out_specs=[out[1], small[1], small[1]]
-        )(*arrays)
-    return rows[:, : spec.wanted], psi[:, : spec.k, 0], sums[:, : spec.k, 0]
+        out = (spec.wanted, spec.n), at.y.dtype, (call.size, call.tiles.width)
+    operands = _inputs(call, spec, at)
+    rows, psi, sums = _pallas_call(
+        forward_body, call, spec, "transport_forward", interpret, operands, [out, small, small]
+    )
+    rows = call.read(rows, spec.wanted) if spec.payload else rows
+    return rows, call.read(psi, spec.k)[..., 0], call.read(sums, spec.k)[..., 0]
 
 
 def backward(spec: Spec, backend: Backend, at: Operands, sums, cotangent, interpret: Any = False):
     """Cotangents of y (batch, n), payload (batch, d, n) or None, masses (batch, k) and tau (batch,)."""
-    batch, call = at.y.shape[0], _Call(spec, backend, at.y.shape[0])
-    arrays, blocks = _inputs(call, spec, at)
-    arrays.append(call.small(sums, 1.0))
-    blocks.append(call.block(call.size, 1))
-    width = call.tiles.width
-    if spec.payload:
-        missing = call.size - cotangent.shape[1]
-        arrays.append(jnp.pad(cotangent.astype(jnp.float32), ((0, 0), (0, missing), (0, 0))))
-        blocks.append(call.block(call.size, spec.payload))
-    else:
-        arrays.append(cotangent)
-        blocks.append(call.block(call.size, width))
-    shapes = [((1, spec.n), at.y.dtype, (1, width))]
+    call = _Call(spec, backend, at.y.shape[0])
+    operands, width = _inputs(call, spec, at), call.tiles.width
+    operands.append((call.small(sums, 1.0), None))
+    operands.append((call.small(cotangent), None) if spec.payload else (cotangent, (call.size, width)))
+    results = [((1, spec.n), at.y.dtype, (1, width))]
     if at.payload is not None:
-        shapes.append(((spec.payload, spec.n), at.payload.dtype, (spec.payload, width)))
-    shapes += [((call.size, 1), jnp.float32, (call.size, 1)), ((1, 1), jnp.float32, (1, 1))]
-    run = _pallas_call(backward_body, call, spec, "transport_backward", interpret)
-    with jax.enable_x64(False):
-        dy, *dpayload, dmasses, dtau = run(
-            out_shape=[jax.ShapeDtypeStruct((batch, *shape), dtype) for shape, dtype, _ in shapes],
-            in_specs=blocks,
-            out_specs=[call.block(*block) for *_, block in shapes],
-        )(*arrays)
-    return dy[:, 0], dpayload[0] if dpayload else None, dmasses[:, : spec.k, 0], dtau[:, 0, 0]
+        results.append(((spec.payload, spec.n), at.payload.dtype, (spec.payload, width)))
+    results += [(call.shape_of(), jnp.float32, None), ((1, 1), jnp.float32, (1, 1))]
+    dy, *dpayload, dmasses, dtau = _pallas_call(
+        backward_body, call, spec, "transport_backward", interpret, operands, results
+    )
+    return dy[:, 0], dpayload[0] if dpayload else None, call.read(dmasses, spec.k)[..., 0], dtau[:, 0, 0]

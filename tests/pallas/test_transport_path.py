@@ -67,6 +67,7 @@ def test_supports():
     assert supports("apply", "ot", jnp.float32, (1, 1_000_000, 33, 1), "pallas_mosaic_tpu") is None
     assert supports("apply", "ot", jnp.float16, (1, 50_000, 50_000, 100), "pallas_mosaic_tpu") is None
     assert "VMEM" in str(supports("rank", "ot", jnp.float32, (1, 100_000), "pallas_mosaic_tpu"))
+    assert "VMEM" in str(supports("apply", "ot", jnp.float32, (1, 600_000, 101, 8), "pallas_mosaic_tpu"))
     assert "VMEM" in str(supports("rows", "ot", jnp.float32, (1, 20_000, 200, 0), "pallas_mosaic_tpu"))
     assert supports("rank", "ot", jnp.float32, (1, 1_000_000), "pallas_mosaic_gpu") is None
 
@@ -110,3 +111,23 @@ def test_masked_accesses_of_triton_through_the_interpreter(k, payload):
 
     for mine, theirs in zip(both(pallas.TRITON), both(pallas.TPU), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-4 * max(1.0, float(jnp.max(jnp.abs(theirs)))))
+
+
+@pytest.mark.parametrize("payload", [0, 1])
+def test_no_vector_of_anchors_is_a_column_in_a_tpus_memory(payload):
+    """XLA pads a last axis to 128 there: a column would take 512 bytes an anchor. Softness is one number a row."""
+    from softjax_pallas.transport import pallas
+    from softjax_pallas.transport._spec import Operands, Spec
+
+    batch, n, k = 3, 300, 12
+    number = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
+    spec = Spec(n=n, k=k, wanted=k - 1, payload=payload, degree=None, normalise=True)
+    at = Operands(number(n), number(payload, n) if payload else None, number(k), number(k), number(k), number())
+    cotangent = number(k - 1, payload or n)
+    for program in (
+        jax.make_jaxpr(lambda *a: pallas.forward(spec, pallas.TPU, *a))(at),
+        jax.make_jaxpr(lambda *a: pallas.backward(spec, pallas.TPU, *a))(at, number(k), cotangent),
+    ):
+        (call,) = [e for e in program.eqns if e.primitive.name == "pallas_call"]
+        shapes = [v.aval.shape for v in (*call.invars, *call.outvars)]
+        assert all(s[-1] > 1 or s == (batch, 1, 1) for s in shapes), shapes
