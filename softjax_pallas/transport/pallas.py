@@ -92,7 +92,6 @@ class _Call:
 def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, results):
     """Run a body on operands (array, block); results are (shape, dtype, block). Vectors of anchors have no block."""
     from jax.experimental import pallas as pl
-    from jax.experimental.pallas import tpu as pltpu
 
     columns = []  # of every operand and result, None where it is no vector of anchors
 
@@ -107,6 +106,8 @@ def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, 
     scratch = []
     run = partial(body, spec=spec, tiles=call.tiles)
     if call.backend.lines:
+        from jax.experimental.pallas import tpu as pltpu
+
         run = partial(_along_lanes, run, len(arrays), tuple(c is not None for c in columns))
         scratch = [pltpu.VMEM((call.size, c), jnp.float32) for c in columns if c is not None]
     with jax.enable_x64(False):
