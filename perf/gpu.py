@@ -4,10 +4,12 @@
     python perf/gpu.py --dry-run               tiny sizes by the interpreter on any machine; writes nothing
 
 Prints a line for each case and program, forward and value with gradient: the median of each candidate in milliseconds,
-called in turns, and how many times less the kernel takes than plain JAX ("gain") and than the definition.
+called in turns, and how many times less the kernel takes than plain JAX ("gain") and than the definition; beside them
+JAX's hard operator. The file also has the seconds of each GPU kernel in a call.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from statistics import median
@@ -17,12 +19,10 @@ from gpu_check import missing
 from progress import tqdm
 from record import RESULTS, append, machine
 from sweeps import Call, implementations
-from timing import compiled, interleaved, ratios, temporary_bytes
+from timing import compiled_beside, interleaved, kernel_seconds, ratios, temporary_bytes
 
-HEADER = (
-    f"{'case':46}{'program':>10}{'kernel ms':>12}{'xla ms':>12}{'dense ms':>12}{'kernel gain':>13}{'over dense':>12}"
-)
-NAMES = ("kernel", "xla", "dense")
+NAMES = ("kernel", "xla", "dense", "hard")
+HEADER = f"{'case':46}{'program':>10}{''.join(f'{name} ms'.rjust(12) for name in NAMES)}{'gain':>8}{'over dense':>12}"
 
 
 def cases(tiny: bool) -> list[Call]:
@@ -38,26 +38,41 @@ def cases(tiny: bool) -> list[Call]:
 
 
 def measure(call: Call, implementation: str, seconds: float) -> dict:
-    """Seconds of the kernel, plain JAX and the definition, forward and with the gradient; who did not run, and why."""
+    """Seconds of the kernel, plain JAX, the definition and the hard operator, forward and with the gradient.
+
+    Also who did not run, and why.
+    """
     x = call.keys()
     found: dict = {"case": str(call), "shape": [call.batch, call.n], "k": call.k, "method": call.method}
-    found |= {"implementation": implementation, "seconds": {}, "temporary_bytes": {}, "refused": {}}
-    for program, kind in (("forward", call.forward), ("gradient", call.function)):
-        candidates = {}
-        for name in ("kernel", "xla", "dense"):
+    found |= {"implementation": implementation, "seconds": {}, "kernel_seconds": {}, "temporary_bytes": {}}
+    refused = found["refused"] = {}
+    kinds = {"forward": call.forward, "gradient": call.function}
+
+    def lowered(program, name):
+        if name == "hard":
+            return jax.jit(call.hard if program == "forward" else call.hard_both).lower(x)
+        return jax.jit(kinds[program](implementation if name == "kernel" else name)).lower(x)
+
+    programs = ((p, name) for p in kinds for name in NAMES)
+    built = compiled_beside((key, functools.partial(lowered, *key)) for key in programs)
+    for program in kinds:
+        candidates, results = {}, {}
+        for name in NAMES:
+            function = built[program, name]
             try:
-                built = compiled(kind(implementation if name == "kernel" else name), x)[0]
-                result = jax.block_until_ready(built(x))
+                if isinstance(function, Exception):
+                    raise function
+                results[name] = jax.block_until_ready(function(x))
+                candidates[name] = function, (x,)
             except Exception as error:  # the definition's n x n rows do not fit, and the line says so
-                found["refused"][f"{name} {program}"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
-                continue
-            if program == "gradient" and name == "kernel":
-                if (wrong := call.disagreement(result, jax.jit(call.function("xla"))(x))) is not None:
-                    found["refused"]["kernel parity"] = wrong
-            del result
-            candidates[name] = built, (x,)
-        found["temporary_bytes"][program] = {name: temporary_bytes(built) for name, (built, _) in candidates.items()}
+                refused[f"{name} {program}"] = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        if program == "gradient" and {"kernel", "xla"} <= results.keys():
+            if (wrong := call.disagreement(results["kernel"], results["xla"])) is not None:
+                refused["kernel parity"] = wrong
+        del results
+        found["temporary_bytes"][program] = {name: temporary_bytes(of) for name, (of, _) in candidates.items()}
         found["seconds"][program] = interleaved(candidates, 11, seconds)
+        found["kernel_seconds"][program] = {name: kernel_seconds(*candidate) for name, candidate in candidates.items()}
     return found
 
 
@@ -70,7 +85,7 @@ def lines(record: dict) -> list[str]:
             f"{median(ratios(seconds[name], seconds['kernel'])):{width}.2f}"
             if {name, "kernel"} <= seconds.keys()
             else f"{'-':>{width}}"
-            for name, width in (("xla", 13), ("dense", 12))
+            for name, width in (("xla", 8), ("dense", 12))
         ]
         found.append(f"{record['case']:46}{program:>10}{''.join(times)}{''.join(gains)}")
     return found + [f"    {who}: {why}" for who, why in record["refused"].items()]

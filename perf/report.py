@@ -139,7 +139,7 @@ def standard(records: list[dict]) -> str:
                 *(f"{median(values):.2f}" for values in against.values()),
                 f"{max(map(spread, against.values())):.0%}",
                 f"{median(ratios(seconds['forward'], seconds['hard'])):.2f}",
-                f"{r['compile_seconds']['gradient']:.1f}",
+                f"{r['compile_seconds']['gradient']:.1f}" if r["compile_seconds"] else "",
                 f"{r['temporary_bytes']['gradient'] / 2**20:.1f}",
             ]
         )
@@ -226,7 +226,7 @@ def kernels(records: list[dict]) -> str:
     )
 
 
-KERNEL_COLUMNS = ("kernel", "xla", "dense")
+KERNEL_COLUMNS = ("kernel", "xla", "dense", "hard")
 
 
 def files(results: Path) -> dict[str, dict[str, list[dict]]]:

@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import geometric_mean, median
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from progress import tqdm
-from timing import compiled, interleaved
+from timing import compiled_beside, interleaved
 
 import softjax as sj
 from softjax_pallas import tuning
@@ -27,6 +28,21 @@ OPERATORS: dict[str, Callable[..., jax.Array]] = {
     "mask": lambda x, k, **how: sj.top_k_mask(x, k, **how),
 }
 """By the name of an operator, or of the form that transport is asked for."""
+
+
+def _hard_rows(x: jax.Array, k: int) -> jax.Array:
+    return jax.nn.one_hot(jax.lax.top_k(x, k)[1], x.shape[-1], dtype=x.dtype)
+
+
+HARD: dict[str, Callable[..., jax.Array]] = {
+    "sort": lambda x, k: jnp.sort(x, axis=-1),
+    "argsort": lambda x, k: jnp.argsort(x, axis=-1),
+    "rank": lambda x, k: jnp.argsort(jnp.argsort(x, axis=-1, descending=True), axis=-1),
+    "apply": lambda x, k: jax.lax.top_k(x, k)[0],
+    "rows": _hard_rows,
+    "mask": lambda x, k: _hard_rows(x, k).sum(-2),
+}
+"""JAX's own operators, by the same names."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,20 @@ class Call:
         """x -> the result."""
         how = {"method": self.method, "mode": self.mode, "softness": self.softness, "implementation": implementation}
         return lambda x: OPERATORS[self.operator](x, self.k, **how)
+
+    def hard(self, x: jax.Array) -> jax.Array:
+        """x -> the result of JAX's own operator."""
+        return HARD[self.operator](x, self.k)
+
+    def hard_both(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x -> that result, and the gradient of its sum, zero where the result is of integers."""
+
+        def value(x):
+            y = self.hard(x).astype(x.dtype)
+            return jnp.sum(y), y
+
+        gradient, y = jax.grad(value, has_aux=True)(x)
+        return y, gradient
 
     def disagreement(self, mine: Any, plain: Any) -> str | None:
         """How a result and gradient differ from plain JAX's beyond rounding, or None.
@@ -162,28 +192,40 @@ def race(sweep: Sweep, seconds: float) -> tuple[Tile | Keys | None, list[dict]]:
     """The fastest candidate whose results agree with plain JAX's, None where none does; and what became of each."""
     inputs = [call.keys() for call in sweep.calls]
     plain = [jax.jit(call.function("xla"))(x) for call, x in zip(sweep.calls, inputs, strict=True)]
+    candidates = dict.fromkeys((sweep.current(), *sweep.candidates))
+
+    def traced() -> Iterator[tuple[tuple[Tile | Keys, int], Callable[[], jax.stages.Lowered]]]:
+        for tile in (bar := tqdm(list(candidates), unit="tile", leave=False, disable=None)):
+            bar.set_postfix_str(f"{sweep.implementation} {sweep.family} {tile}")
+            with tuning.override(sweep.table(tile)):
+                for i, (call, x) in enumerate(zip(sweep.calls, inputs, strict=True)):
+                    yield (tile, i), partial(jax.jit(call.function(sweep.implementation)).lower, x)
+
+    built = compiled_beside(traced())
     programs: dict[Tile | Keys, list] = {}
     told: list[dict] = []
-    candidates = dict.fromkeys((sweep.current(), *sweep.candidates))
-    for tile in (bar := tqdm(list(candidates), unit="tile", leave=False, disable=None)):
-        bar.set_postfix_str(f"{sweep.implementation} {sweep.family} {tile}")
-        try:
-            with tuning.override(sweep.table(tile)):
-                built = [
-                    compiled(c.function(sweep.implementation), x)[0] for c, x in zip(sweep.calls, inputs, strict=True)
-                ]
-            results = [program(x) for program, x in zip(built, inputs, strict=True)]
-            checks = zip(sweep.calls, results, plain, strict=True)
-            wrong = next((t for call, a, b in checks if (t := call.disagreement(a, b)) is not None), None)
-        except Exception as error:  # a compiler's refusal is a result; it is told
-            wrong = f"{type(error).__name__}: {str(error)[:200]}"
+    for tile in candidates:
+        of = [built[tile, i] for i in range(len(sweep.calls))]
+        if (wrong := _wrong(sweep, of, inputs, plain)) is None:
+            programs[tile] = of
         told.append({"tile": vars(tile)} | ({} if wrong is None else {"refused": wrong}))
-        if wrong is None:
-            programs[tile] = built
     medians = _medians(programs, inputs, seconds)
     for line, tile in zip(told, candidates, strict=True):
         line["seconds"] = medians.get(tile)
     return min(medians, key=lambda tile: geometric_mean(medians[tile]), default=None), told
+
+
+def _wrong(sweep: Sweep, built: list, inputs: list[jax.Array], plain: list) -> str | None:
+    """Why a candidate is out, or None: it did not compile or run, or does not agree with plain JAX."""
+    try:
+        for call, program, x, right in zip(sweep.calls, built, inputs, plain, strict=True):
+            if isinstance(program, Exception):
+                raise program
+            if (wrong := call.disagreement(program(x), right)) is not None:
+                return wrong
+    except Exception as error:  # a compiler's refusal is a result; it is told
+        return f"{type(error).__name__}: {str(error)[:200]}"
+    return None
 
 
 def _medians(

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +24,7 @@ import jax
 from progress import tqdm
 from record import context
 from sweeps import Call, implementations, race, sweeps
-from timing import compiled, interleaved, ratios
+from timing import compiled_beside, interleaved, ratios
 
 from softjax._orders._linear import PLATFORMS
 from softjax_pallas import tuning
@@ -31,19 +32,27 @@ from softjax_pallas.transport._limits import MAX_ANCHORS
 
 WHAT = (*tuning.FAMILIES, "thresholds")
 OPS = ("apply", "rows", "mask")
+KINDS = ("forward", "function")
+"""Methods of `Call` that make its programs: the result, and that with the gradient."""
 
 
-def ratio(call: Call, implementation: str, seconds: float) -> float:
-    """The kernel's time as a multiple of plain JAX's, the larger of forward and gradient; infinite where it fails."""
+def ratio(call: Call, implementation: str, programs: dict, seconds: float) -> float:
+    """The kernel's time as a multiple of plain JAX's, the larger of forward and gradient; infinite where it fails.
+
+    `programs` has both, compiled or what stopped them, by call, kind and name.
+    """
     x, worst = call.keys(), 0.0
-    for kind in (call.forward, call.function):
+    for kind in KINDS:
+        pair = {name: programs[call, kind, name] for name in (implementation, "xla")}
         try:
-            programs = {name: (compiled(kind(name), x)[0], (x,)) for name in (implementation, "xla")}
-            if kind == call.function:
-                mine, plain = (programs[name][0](x) for name in (implementation, "xla"))
+            for program in pair.values():
+                if isinstance(program, Exception):
+                    raise program
+            if kind == "function":
+                mine, plain = (pair[name](x) for name in (implementation, "xla"))
                 if call.disagreement(mine, plain) is not None:
                     return float("inf")
-            times = interleaved(programs, 11, seconds)
+            times = interleaved({name: (program, (x,)) for name, program in pair.items()}, 11, seconds)
         except (NotImplementedError, jax.errors.JaxRuntimeError) as error:  # no kernel, or no memory for plain JAX
             tqdm.write(f"{call}: {str(error).splitlines()[0][:160]}")
             return float("inf")
@@ -82,10 +91,18 @@ def thresholds(implementation: str, seconds: float, tiny: bool) -> tuple[dict, l
     plan += [("anchors", size, replace(base, k=size - 1)) for size in anchors]
     told: list[dict] = []
     known: dict[Call, float] = {}  # the axes meet
+    keys = (
+        (c, kind, name)
+        for c in dict.fromkeys(c for *_, c in plan)
+        for kind in KINDS
+        for name in (implementation, "xla")
+    )
+    lower = lambda call, kind, name: jax.jit(getattr(call, kind)(name)).lower(call.keys())
+    programs = compiled_beside((key, partial(lower, *key)) for key in keys)
     for along, size, call in (bar := tqdm(plan, unit="size", leave=False, disable=None)):
         bar.set_postfix_str(f"{implementation} against xla: {call}")
         if call not in known:
-            known[call] = ratio(call, implementation, seconds)
+            known[call] = ratio(call, implementation, programs, seconds)
         told.append({"along": along, "at": size, "call": str(call), "ratio": known[call]})
     of = lambda along: [line["ratio"] for line in told if line["along"] == along]
     ops = tuple(op for op, value in zip(tried, of("op"), strict=True) if value < 1)

@@ -107,6 +107,19 @@ def mosaic_gpu_options(implementation: str) -> dict[str, Any]:
     return options
 
 
+def mosaic_gpu_store(ref: Any, value: Any) -> None:
+    """A Mosaic GPU kernel's ref[...] = value where the value's layout and the memory need not suit each other.
+
+    JAX 0.12 asks for that by `plgpu.store`; before, every store did what it could.
+    """
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    if hasattr(plgpu, "store"):
+        plgpu.store(ref, value.astype(ref.dtype), optimized=False)
+    else:
+        ref[...] = value.astype(ref.dtype)
+
+
 @dataclass(frozen=True)
 class Named(Source):
     """The kernel that was asked for by name, wherever the program runs."""

@@ -29,14 +29,14 @@ def test_what_is_not_installed_is_named(monkeypatch):
 
 @pytest.mark.skipif(jax_version() < OLDEST_JAX, reason=f"kernels need JAX >= 0.11, this is {jax.__version__}")
 def test_a_case_is_measured_and_shown(monkeypatch):
-    """Three candidates, forward and with the gradient; a kernel that disagrees is told, not hidden."""
+    """Four candidates, forward and with the gradient; a kernel that disagrees is told, not hidden."""
     call = Call("argsort", "softsort", 1, 20)
     record = gpu.measure(call, "pallas_interpret", 0.0)
     assert not record["refused"]
     assert all(set(times) == set(gpu.NAMES) for times in record["seconds"].values())
     shown = gpu.lines(record)
-    assert [line.split()[-6] for line in shown] == ["forward", "gradient"]
-    assert all(math.isfinite(float(cell)) for line in shown for cell in line.split()[-5:])
+    assert [line.split()[-7] for line in shown] == ["forward", "gradient"]
+    assert all(math.isfinite(float(cell)) for line in shown for cell in line.split()[-6:])
     context = {"device": "a GPU", "machine": "a-gpu", "jax": "1", "commit": "0", "date": "today"}
     text = report.kernels([record | context])
     assert "| softsort smooth argsort 1 x 20 | forward | pallas_interpret |" in text

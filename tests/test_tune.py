@@ -66,7 +66,7 @@ def test_a_candidate_whose_result_is_wrong_is_refused(monkeypatch, unoptimised):
     monkeypatch.setattr(sweeps.Call, "function", wrong)
     best, told = sweeps.race(sweep, 0.0)
     assert best is None and all("differs by" in line["refused"] for line in told)
-    monkeypatch.setattr(sweeps, "compiled", lambda *a: 1 / 0)
+    monkeypatch.setattr(sweeps, "compiled_beside", lambda programs: {key: ZeroDivisionError() for key, _ in programs})
     best, told = sweeps.race(sweep, 0.0)
     assert best is None and "ZeroDivisionError" in told[0]["refused"]
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._kernel import Tile, ceil_div, mosaic_gpu_options, tracing
+from .._kernel import Tile, ceil_div, mosaic_gpu_options, mosaic_gpu_store, tracing
 from ._operands import Operand
 from ._program import Program
 from ._tiles import fit
@@ -120,9 +120,7 @@ class MosaicGPU(Program):
         return self._load(ref, self._window(tile), self._layout)
 
     def _store(self, ref, index, v):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        plgpu.store(ref.at[(self.batch, *index)], v.astype(ref.dtype), optimized=False)
+        mosaic_gpu_store(ref.at[(self.batch, *index)], v)
 
     def put_tile(self, ref, tile, v):
         self._store(ref, self._window(tile), v)

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from .._kernel import mosaic_gpu_store
 from ._maths import Axis
 from ._program import Program
 from ._spec import Spec
@@ -90,10 +91,7 @@ class Few(Program):
         return plgpu.load(ref, layout=self.layout, optimized=False).astype(jnp.float32)
 
     def _store(self, name: str, margin, *index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        ref = self.refs[name]
-        plgpu.store(ref.at[(self.batch, *index)], margin.astype(ref.dtype), optimized=False)
+        mosaic_gpu_store(self.refs[name].at[(self.batch, *index)], margin)
 
     def _zeros(self):
         from jax.experimental.pallas import mosaic_gpu as plgpu

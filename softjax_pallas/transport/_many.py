@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from .._kernel import mosaic_gpu_store
 from ._maths import Axis, halves
 from ._program import Program
 from ._spec import Spec
@@ -126,10 +127,7 @@ class Many(Program):
         return plgpu.load(ref, layout=layout, optimized=False).astype(jnp.float32)
 
     def _store(self, name: str, value, *index):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        ref = self.refs[name]
-        plgpu.store(ref.at[(self.batch, *index)], value.astype(ref.dtype), optimized=False)
+        mosaic_gpu_store(self.refs[name].at[(self.batch, *index)], value)
 
     def keys(self, tile):
         return self._load("y", self.per_key, self._at(tile))
@@ -179,7 +177,7 @@ class Many(Program):
         held = self.refs["held"]
         before = plgpu.load(held, layout=self.layout, optimized=False)
         accepted = jnp.where(lax.broadcast(better, new.shape) > 0, new, before)
-        plgpu.store(held, accepted, optimized=False)
+        mosaic_gpu_store(held, accepted)
         return ()
 
     def solve(self, coupling, rhs, damping):
