@@ -1,6 +1,7 @@
 """Kernels against plain JAX and against the dense definition, on the GPU at hand: `make gpu` runs it after the tests.
 
     python perf/gpu.py                         write perf/results/kernels-<machine>.jsonl
+    python perf/gpu.py argsort                 measure the cases that contain a word, and add them to that file
     python perf/gpu.py --dry-run               tiny sizes by the interpreter on any machine; writes nothing
 
 Prints a line for each case and program, forward and value with gradient: the median of each candidate in milliseconds,
@@ -10,9 +11,12 @@ JAX's hard operator. The file also has the seconds of each GPU kernel in a call.
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from statistics import median
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else XLA prints the programs that do not fit
 
 import jax
 from gpu_check import missing
@@ -34,6 +38,9 @@ def cases(tiny: bool) -> list[Call]:
         Call("apply", "ot", 256, 16384, 32),
         Call("sort", "softsort", 1, 1_000_000),
         Call("argsort", "softsort", 64, 2048),
+        Call("argsort", "neuralsort", 64, 2048),
+        Call("sort", "softsort", 1024, 1024),
+        Call("sort", "neuralsort", 64, 2048),
     ]
 
 
@@ -94,6 +101,7 @@ def lines(record: dict) -> list[str]:
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; 1 where a kernel did not run or did not agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="only cases that contain one of these; the file keeps what it has")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes by the interpreter; writes nothing")
     parser.add_argument("--implementation", help="default: the one that is chosen for this GPU")
     parser.add_argument("--seconds", type=float, default=4.0, help="start no round of a case after this long")
@@ -103,11 +111,12 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     implementation = options.implementation or ("pallas_interpret" if options.dry_run else implementations()[0])
     path = None if options.dry_run else RESULTS / f"kernels-{machine()}.jsonl"
-    if path is not None:
+    if path is not None and not options.words:
         path.unlink(missing_ok=True)
+    chosen = [c for c in cases(options.dry_run) if not options.words or any(word in str(c) for word in options.words)]
     print(f"{implementation} on {jax.devices()[0].device_kind}\n{HEADER}")
     wrong = False
-    for call in (bar := tqdm(cases(options.dry_run), unit="case", leave=False, disable=None)):
+    for call in (bar := tqdm(chosen, unit="case", leave=False, disable=None)):
         bar.set_postfix_str(str(call))
         record = measure(call, implementation, options.seconds)
         wrong |= any(who.startswith("kernel") for who in record["refused"])

@@ -37,10 +37,11 @@ def _processor() -> str:
 
 @functools.cache
 def context() -> dict[str, Any]:
-    """Where, when and of what a measurement was taken; PERF_COMMIT says what a copy without git is of."""
+    """Where, when and of what a measurement was taken; PERF_COMMIT says what a copy of the tree is of."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    commit = commit or os.environ.get("PERF_COMMIT", "")
+    commit = os.environ.get("PERF_COMMIT", "")
+    if not commit and shutil.which("git"):
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     device = jax.devices()[0]
     return {
         "machine": machine(),

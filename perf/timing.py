@@ -1,5 +1,6 @@
 """Timing that survives a noisy machine: candidates take turns, medians and ratios come from one run."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -39,7 +40,16 @@ def interleaved(
     """Seconds of a call of each compiled candidate, called in turns so that a slow moment hits all alike.
 
     One round to warm up, then at least 3 rounds, at most `repeats`, and no new round once `seconds` have passed.
+    Processes whose PERF_LOCK names the same file take turns.
     """
+    if lock := os.environ.get("PERF_LOCK"):
+        with open(lock, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return _interleaved(candidates, repeats, seconds)
+    return _interleaved(candidates, repeats, seconds)
+
+
+def _interleaved(candidates, repeats, seconds):
     calls = {name: _calls(function, arguments) for name, (function, arguments) in candidates.items()}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     begin = time.perf_counter()

@@ -32,6 +32,7 @@ from softjax_pallas.transport._limits import MAX_ANCHORS
 
 WHAT = (*tuning.FAMILIES, "thresholds")
 OPS = ("apply", "rows", "mask")
+ORDERS = ("ot", "softsort", "neuralsort")
 KINDS = ("forward", "function")
 """Methods of `Call` that make its programs: the result, and that with the gradient."""
 
@@ -77,40 +78,51 @@ def most(sizes: Sequence[int], found: Sequence[float]) -> int | None:
     return None if best is None else -best
 
 
-def thresholds(implementation: str, seconds: float, tiny: bool) -> tuple[dict, list[dict]]:
-    """The rule of transport to few anchors, and the measured ratios that it follows from."""
-    batch, n, k = (2, 80, 1) if tiny else (1024, 1024, 7)
-    held, tried = MAX_ANCHORS[implementation], OPS[:1] if tiny else OPS
-    lengths = (80,) if tiny else (128, 256, 512, 1024, 2048, 8192)
-    batches = (2,) if tiny else (1, 8, 32, 64, 128, 256, 1024, 4096)
-    anchors = (2,) if tiny else tuple(a for a in (2, 4, 8, 16, 33, 47, 64, 128) if a <= held)
-    base = Call("apply", "ot", batch, n, k)
-    plan = [("op", op, replace(base, operator=op)) for op in tried]
-    plan += [("keys", size, replace(base, n=size)) for size in lengths]
-    plan += [("batch", size, replace(base, batch=size)) for size in batches]
-    plan += [("anchors", size, replace(base, k=size - 1)) for size in anchors]
-    told: list[dict] = []
-    known: dict[Call, float] = {}  # the axes meet
-    keys = (
-        (c, kind, name)
-        for c in dict.fromkeys(c for *_, c in plan)
-        for kind in KINDS
-        for name in (implementation, "xla")
-    )
+def plan(order: str, implementation: str, tiny: bool) -> dict[str, dict[Any, Call]]:
+    """What is raced for an order's rule: "op", "keys", "batch", "anchors", and for each sizes and calls."""
+    if order == "ot":
+        base = Call("apply", order, 2, 80, 1) if tiny else Call("apply", order, 1024, 1024, 7)
+        ops, keys = (OPS[:1], (80,)) if tiny else (OPS, (128, 256, 512, 2048, 8192))
+        batches, anchors = ((2,), (2,)) if tiny else ((1, 16, 64, 256, 4096), (2, 4, 8, 16, 33, 47, 64, 128))
+        held = MAX_ANCHORS[implementation]
+        found = {"op": {op: replace(base, operator=op) for op in ops}}
+        found["anchors"] = {a: replace(base, k=a - 1) for a in anchors if a <= held}
+    else:
+        base = Call("argsort", order, 2, 40) if tiny else Call("argsort", order, 64, 512)
+        keys, batches = ((40,), (2,)) if tiny else ((64, 128, 256, 1024, 2048), (1, 8, 64))
+        found = {"op": {"rows": base}}
+    found["keys"] = {n: replace(base, n=n) for n in keys}
+    found["batch"] = {b: replace(base, batch=b) for b in batches}
+    return found
+
+
+def thresholds(order: str, implementation: str, seconds: float, tiny: bool) -> tuple[dict, list[dict]]:
+    """The rule of an order, and the measured ratios that it follows from."""
+    axes = plan(order, implementation, tiny)
+    calls = list(dict.fromkeys(call for sizes in axes.values() for call in sizes.values()))  # the axes meet
+    keys = ((call, kind, name) for call in calls for kind in KINDS for name in (implementation, "xla"))
     lower = lambda call, kind, name: jax.jit(getattr(call, kind)(name)).lower(call.keys())
     programs = compiled_beside((key, partial(lower, *key)) for key in keys)
-    for along, size, call in (bar := tqdm(plan, unit="size", leave=False, disable=None)):
+    known = {}
+    for call in (bar := tqdm(calls, unit="size", leave=False, disable=None)):
         bar.set_postfix_str(f"{implementation} against xla: {call}")
-        if call not in known:
-            known[call] = ratio(call, implementation, programs, seconds)
-        told.append({"along": along, "at": size, "call": str(call), "ratio": known[call]})
-    of = lambda along: [line["ratio"] for line in told if line["along"] == along]
-    ops = tuple(op for op, value in zip(tried, of("op"), strict=True) if value < 1)
-    found = least(lengths, of("keys")), least(batches, of("batch")), most(anchors, of("anchors"))
-    if None in found or not ops:  # never faster at some end: no kernel is chosen
-        ops, found = (), tuple(f or end for f, end in zip(found, (lengths[-1], batches[-1], anchors[0]), strict=True))
-    rule = dict(zip(("least_keys", "least_batch", "most_anchors"), found, strict=True))
-    return {"ops": list(ops)} | rule, told
+        known[call] = ratio(call, implementation, programs, seconds)
+    told = [
+        {"along": along, "at": size, "call": str(call), "ratio": known[call]}
+        for along, sizes in axes.items()
+        for size, call in sizes.items()
+    ]
+    of = {along: [known[call] for call in sizes.values()] for along, sizes in axes.items()}
+    ops = tuple(op for op, value in zip(axes["op"], of["op"], strict=True) if value < 1)
+    ends = {"keys": max(axes["keys"]), "batch": max(axes["batch"])}
+    found = {along: least(list(axes[along]), of[along]) for along in ends}
+    if "anchors" in axes:
+        ends["anchors"] = min(axes["anchors"])
+        found["anchors"] = most(list(axes["anchors"]), of["anchors"])
+    if None in found.values() or not ops:  # never faster at some end: no kernel is chosen
+        ops, found = (), {along: found[along] or end for along, end in ends.items()}
+    names = {"keys": "least_keys", "batch": "least_batch", "anchors": "most_anchors"}
+    return {"ops": list(ops)} | {names[along]: size for along, size in found.items()}, told
 
 
 def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callable[[dict, dict], None]) -> dict:
@@ -132,20 +144,21 @@ def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callab
         keep(tiles, {})
     if "thresholds" in wanted:
         with tuning.override(tuning.table({"tiles": {implementation: tiles}})):
-            rule, log["thresholds"] = thresholds(implementation, seconds, tiny)
-        print(f"{implementation} rule: {rule}", flush=True)
-        keep(tiles, rule)
+            for order in options.orders:
+                rule, log[f"thresholds {order}"] = thresholds(order, implementation, seconds, tiny)
+                print(f"{implementation} rule of {order}: {rule}", flush=True)
+                keep(tiles, {order: rule})
     return log
 
 
-def merged(old: dict, implementation: str, tiles: dict, rule: dict, measured: bool) -> dict:
+def merged(old: dict, implementation: str, tiles: dict, rules: dict, measured: bool) -> dict:
     """A file's contents with what was measured in place."""
     all_tiles = {**old.get("tiles", {})}
     all_tiles[implementation] = {**all_tiles.get(implementation, {}), **tiles}
     kernels = {**old.get("kernels", {})}
-    if rule:
-        platform = jax.devices()[0].platform
-        kernels["ot"] = {**kernels.get("ot", {}), PLATFORMS.get(platform, platform): rule}
+    platform = jax.devices()[0].platform
+    for order, rule in rules.items():
+        kernels[order] = {**kernels.get(order, {}), PLATFORMS.get(platform, platform): rule}
     about = context()
     head = {"measured": measured, "device": about["device"], "commit": about["commit"], "date": about["date"]}
     versions = {name: about[name] for name in ("jax", "jaxlib", "python")}
@@ -156,6 +169,7 @@ def main(arguments: list[str]) -> int:
     """Tune what was asked for and write the file; 1 where there is nothing to tune."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)}; all by default")
+    parser.add_argument("--orders", nargs="+", default=ORDERS, choices=ORDERS, help="whose thresholds; all by default")
     parser.add_argument("--implementation", help="one of the implementations that run here; all by default")
     parser.add_argument("--output", type=Path, help="the file to write, in place of the device kind's")
     parser.add_argument("--log", type=Path, help="write what became of every candidate to this file")
@@ -178,8 +192,11 @@ def main(arguments: list[str]) -> int:
         # A rule is that of the implementation which is chosen here.
         wanted = [what for what in options.what or WHAT if what != "thresholds" or implementation == chosen[0]]
 
-        def keep(tiles, rule, implementation=implementation, data=data):
-            found = merged(data, implementation, tiles, rule, not options.dry_run)
+        rules: dict[str, dict] = {}
+
+        def keep(tiles, more, implementation=implementation, data=data, rules=rules):
+            rules.update(more)
+            found = merged(data, implementation, tiles, rules, not options.dry_run)
             tuning.table(found)  # what does not load is not written
             path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

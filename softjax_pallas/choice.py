@@ -9,15 +9,20 @@ import jax.numpy as jnp
 from softjax._fused import Call, Source
 from softjax._orders._linear import Target
 
-from . import transport, tuning
+from . import pairwise, transport, tuning
 from ._kernel import OLDEST_JAX, PLATFORMS, jax_version
+from .pairwise.op import RowsKernel
 from .transport.op import TransportKernel, anchors
 
 
 def sources(order: str, op: str, plain: Call, *arguments: Any) -> list[Source]:
     """One for each platform on which a call may get a kernel, once its batch and the device are known."""
-    may = [p for p in PLATFORMS if _refusal(order, op, p, None, *arguments) is None and _servants(op, p, *arguments)]
-    return [Chosen(order, op, plain, platform) for platform in may]
+
+    def may(platform: str) -> bool:
+        wanted = any(_refusal(order, op, platform, kind, *arguments) is None for kind in tuning.kinds())
+        return wanted and any(_unserved(i, order, op, *arguments) is None for i in PLATFORMS[platform])
+
+    return [Chosen(order, op, plain, platform) for platform in PLATFORMS if may(platform)]
 
 
 def pick(order: str, op: str, target: Target, *arguments: Any) -> tuple[str | None, str]:
@@ -32,7 +37,7 @@ def pick(order: str, op: str, target: Target, *arguments: Any) -> tuple[str | No
     implementation = _by_capability(target)
     if implementation is None:
         return None, f"no kernel is known to run on {kind or f'an unknown {platform} device'}"
-    if (reason := transport.refusal(implementation, op, *arguments)) is not None:
+    if (reason := _unserved(implementation, order, op, *arguments)) is not None:
         return None, reason
     found = tuning.rule(order, platform, kind)
     measured = "measured" if found is not None and found.measured else "a default, not measured"
@@ -63,12 +68,14 @@ def _refusal(
         return "ranks are traced"
     if jnp.dtype(x.dtype) != jnp.float32:
         return f"kernels compute in float32, not {jnp.dtype(x.dtype).name}"
-    return found.refusal(op, batch, x.shape[1], anchors(op, *arguments))
+    return found.refusal(op, batch, x.shape[1], anchors(op, *arguments) if order == "ot" else 0)
 
 
-def _servants(op: str, platform: str, *arguments: Any) -> list[str]:
-    """Implementations of a platform that can run a call."""
-    return [i for i in PLATFORMS[platform] if transport.refusal(i, op, *arguments) is None]
+def _unserved(implementation: str, order: str, op: str, *arguments: Any) -> str | None:
+    """Why an implementation cannot run a call, or None."""
+    if order == "ot":
+        return transport.refusal(implementation, op, *arguments)
+    return pairwise.refusal(implementation, order, op, *arguments)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,11 @@ class Chosen(Source):
 
     def at(self, target, *arguments):
         implementation = None if target is None else pick(self.order, self.op, target, *arguments)[0]
-        return None if implementation is None else TransportKernel(implementation, self.op)
+        if implementation is None:
+            return None
+        return (
+            TransportKernel(implementation, self.op) if self.order == "ot" else RowsKernel(implementation, self.order)
+        )
 
     def result(self, *arguments):
         x = arguments[0]
@@ -96,6 +107,8 @@ class Chosen(Source):
         return jax.ShapeDtypeStruct(shape, x.dtype)
 
     def saved(self, *arguments):
+        if self.order != "ot":
+            return (jax.ShapeDtypeStruct((arguments[0].shape[0], 2, len(arguments[1])), jnp.float32),)
         potentials = jax.ShapeDtypeStruct((arguments[0].shape[0], anchors(self.op, *arguments)), jnp.float32)
         return potentials, potentials
 

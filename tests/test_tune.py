@@ -24,7 +24,7 @@ def unoptimised():
 
 @needs_kernels
 def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
-    """Tiles of two families and a rule; a second run keeps what it does not measure."""
+    """Tiles of two families and every rule; a second run keeps what it does not measure."""
     path, log = tmp_path / "tuned.json", tmp_path / "log.json"
     how = ["--dry-run", "--implementation", "pallas_interpret", "--output", str(path), "--seconds", "0"]
     assert tune.main([*how, "rows", "thresholds", "--log", str(log)]) == 0
@@ -34,8 +34,9 @@ def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
     tried = json.loads(log.read_text(encoding="utf-8"))["pallas_interpret"]
     assert [line["tile"]["rows"] for line in tried["rows"]] == [32, 16]
     assert all("refused" not in line and line["seconds"] for line in tried["rows"])
-    assert all(math.isfinite(line["ratio"]) for line in tried["thresholds"])
-    assert first.kernels["ot"]["cpu"].least_keys == 80
+    for order, keys in (("ot", 80), ("softsort", 40), ("neuralsort", 40)):
+        assert all(math.isfinite(line["ratio"]) for line in tried[f"thresholds {order}"])
+        assert first.kernels[order]["cpu"].least_keys == keys
     assert tune.main([*how, "chunks"]) == 0
     second = tuning.load(path)
     assert second.tiles["pallas_interpret"].keys() == {"rows", "chunks"}

@@ -4,8 +4,8 @@ from . import neuralsort, neuralsort_band, ot, softsort, softsort_fast
 from ._base import Order as Order
 
 ORDERS: dict[str, Order] = {
-    "softsort": Order("softsort", dense=softsort.DENSE, xla=softsort_fast.FAST),
-    "neuralsort": Order("neuralsort", dense=neuralsort.DENSE, xla=neuralsort_band.FAST, rank_step=0.5),
+    "softsort": Order("softsort", dense=softsort.DENSE, xla=softsort_fast.FAST, fused=("rows",)),
+    "neuralsort": Order("neuralsort", dense=neuralsort.DENSE, xla=neuralsort_band.FAST, rank_step=0.5, fused=("rows",)),
     "ot": Order(
         "ot",
         dense=ot.DENSE,

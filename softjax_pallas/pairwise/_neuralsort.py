@@ -7,6 +7,7 @@ block's band is below a bound that is found by bisection: such entries, all toge
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -230,6 +231,22 @@ def _one_by_one(ranks: range | tuple[float, ...], function):
 def rows(implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P."""
     return _one_by_one(_static(ranks), lambda r: distributions(_spec(implementation, mode), r, x, tau))
+
+
+def rows_and_norm(
+    implementation: str, x: Keys, ranks: range, tau: PerRow, mode: Mode
+) -> tuple[Float[Array, "batch r n"], Float[Array, "batch 2 r"]]:
+    """Rows of P, and what their cotangent wants to know besides the arguments."""
+    return _tiled.rows(_spec(implementation, mode), _unsorted(ranks, x, tau)[0], x.dtype)
+
+
+def pull_rows(
+    implementation: str, norm: Float[Array, "batch 2 r"], g: Float[Array, "batch r n"], *arguments: Any
+) -> tuple[Keys, PerRow]:
+    """Cotangents of keys and softness from one of rows of P."""
+    x, ranks, tau, mode = arguments
+    common, s, permutation = _unsorted(ranks, x, tau)
+    return _distributions_backward(_spec(implementation, mode), ranks, (common, s, permutation, tau, norm), g)
 
 
 def apply(

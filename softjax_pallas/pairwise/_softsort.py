@@ -5,6 +5,7 @@ tau from a row's key has weight, so that of sorted keys a block of rows sees one
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +110,24 @@ def _places(s: Keys, values: Float[Array, "batch m"], side: str) -> Array:
 def rows(implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P."""
     return distributions(_spec(implementation, mode), order_statistics(x, ranks), x, tau)
+
+
+def rows_and_norm(
+    implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode
+) -> tuple[Float[Array, "batch r n"], Float[Array, "batch 2 r"]]:
+    """Rows of P, and what their cotangent wants to know besides the arguments."""
+    q = order_statistics(x, ranks)
+    return _tiled.rows(_spec(implementation, mode), _common(q, x, tau), x.dtype)
+
+
+def pull_rows(
+    implementation: str, norm: Float[Array, "batch 2 r"], g: Float[Array, "batch r n"], *arguments: Any
+) -> tuple[Keys, PerRow]:
+    """Cotangents of keys and softness from one of rows of P."""
+    x, ranks, tau, mode = arguments
+    q, through_sort = jax.vjp(lambda x: order_statistics(x, ranks), x)
+    dq, dx, dtau = _distributions_backward(_spec(implementation, mode), (q, x, tau, norm), g)
+    return dx + through_sort(dq)[0], dtau
 
 
 def apply(

@@ -92,29 +92,56 @@ class PairwiseKernel(Traced):
     op: str
 
     def form(self, *arguments):
-        from . import _neuralsort, _softsort
+        return getattr(_module(self.order), self.op)(self.implementation, *arguments)
 
-        module = {"softsort": _softsort, "neuralsort": _neuralsort}[self.order]
-        return getattr(module, self.op)(self.implementation, *arguments)
+
+@dataclass(frozen=True)
+class RowsKernel:
+    """Rows of P for consecutive ranks. What it saves has one shape, whatever the compiler and its tiles."""
+
+    implementation: str
+    order: str
+
+    def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The rows; their norms."""
+        p, norm = _module(self.order).rows_and_norm(self.implementation, *arguments)
+        return p, (norm,)
+
+    def pull(self, saved: tuple[jax.Array, ...], cotangent: jax.Array, *arguments: Any) -> tuple[jax.Array, ...]:
+        """Cotangents of keys and softness."""
+        return _module(self.order).pull_rows(self.implementation, saved[0], cotangent, *arguments)
+
+
+def _module(order: str) -> Any:
+    from . import _neuralsort, _softsort
+
+    return {"softsort": _softsort, "neuralsort": _neuralsort}[order]
+
+
+def _shape(op: str, x: Any, *arguments: Any) -> tuple[int, ...]:
+    """A call's sizes, as `supports` takes them."""
+    if op == "rank":
+        return x.shape
+    shape = x.shape[0], len(arguments[0]), x.shape[1]
+    if op == "rows":
+        return shape
+    return *shape, 1 if arguments[1] is None else arguments[1].shape[2]
+
+
+def refusal(implementation: str, order: str, op: str, x: Any, *arguments: Any) -> str | None:
+    """Why no kernel of that implementation serves a call, or None."""
+    return supports(op, order, arguments[-1], x.dtype, _shape(op, x, *arguments), implementation)
 
 
 def _form(kernel: PairwiseKernel, x: jax.Array, *arguments: Any) -> jax.Array:
     """One form: checks that a kernel serves the call, then calls it."""
-    op, mode = kernel.op, arguments[-1]
-    if op == "rank":
-        shape = x.shape
-    else:
-        shape = x.shape[0], len(arguments[0]), x.shape[1]
-    result = shape
-    if op == "apply":
-        channels = 1 if arguments[1] is None else arguments[1].shape[2]
-        result, shape = (*shape[:2], channels), (*shape, channels)
+    op, order, implementation = kernel.op, kernel.order, kernel.implementation
+    shape = _shape(op, x, *arguments)
     if 0 in shape:
-        return jnp.zeros(result, x.dtype)
-    named = kernel.implementation, op, kernel.order
-    if (reason := supports(op, kernel.order, mode, x.dtype, shape, kernel.implementation)) is not None:
-        raise cannot_run(*named, reason)
-    return run(Named(kernel.implementation, kernel.order, op, kernel), x, *arguments)
+        return jnp.zeros((*shape[:2], shape[3]) if op == "apply" else shape, x.dtype)
+    if (reason := refusal(implementation, order, op, x, *arguments)) is not None:
+        raise cannot_run(implementation, op, order, reason)
+    return run(Named(implementation, order, op, kernel), x, *arguments)
 
 
 # --- the list that is compiled ahead of time -----------------------------------------------------------

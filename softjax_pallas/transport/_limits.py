@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .._kernel import unsupported
+from .._kernel import jax_version, unsupported
 
 _HALVES = ("float32", "bfloat16", "float16")
 DTYPES: dict[str, tuple[str, ...]] = {
@@ -80,6 +80,8 @@ def supports(op: str, order: str, dtype, shape: tuple[int, ...], implementation:
     _, n, k, payload = (*shape, *{"rank": (shape[1], 0), "mask": (2, 0)}.get(op, ()))[:4]
     if many(k, implementation):
         return _no_pass(op, n, k, implementation)
+    if implementation == "pallas_triton" and jax_version() < (0, 12):
+        return "the Triton of JAX 0.11 crashes on this kernel"
     if jnp.dtype(dtype).name not in DTYPES[implementation]:
         return f"kernels of {implementation} take {', '.join(DTYPES[implementation])}, not {jnp.dtype(dtype).name}"
     return _too_large(n, k, payload, implementation)

@@ -39,12 +39,15 @@ FAMILIES = ("rows", "columns", "chunks", "transport")
 
 @dataclass(frozen=True)
 class Rule:
-    """From which sizes on the kernels of a method are chosen on a platform, and whether that was measured."""
+    """From which sizes on the kernels of a method are chosen on a platform, and whether that was measured.
+
+    Only transport has anchors.
+    """
 
     ops: tuple[str, ...]
     least_keys: int
     least_batch: int
-    most_anchors: int
+    most_anchors: int = 0
     measured: bool = False
 
     def refusal(self, op: str, batch: int | None, n: int, anchors: int) -> str | None:
@@ -145,6 +148,12 @@ def _stored(kind: str | None) -> Table:
     """The table of a device kind, empty where there is none; None stands for the default."""
     path = FOLDER / "default.json" if kind is None else file_of(kind)
     return load(path) if kind is None or path.exists() else Table()
+
+
+@cache
+def kinds() -> tuple[str | None, ...]:
+    """Device kinds that have a file, and None for the default."""
+    return None, *sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "default")
 
 
 _NOTHING = Table()

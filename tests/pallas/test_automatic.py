@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ from cases import x64
 
 import softjax as sj
 from softjax import _dispatch
+from softjax._modes import MODES
 from softjax._orders._linear import Target
 from softjax_pallas import choice, tuning
+from softjax_pallas.pairwise.op import RowsKernel
 
 LARGE, SMALL = (512, 1024), (4, 1024)
 
@@ -29,6 +32,12 @@ class Device:
 
 def top_k(x, k=3, **how):
     return jnp.sum(jnp.sin(3 * sj.top_k(x, k, method="ot", **how)[0]))
+
+
+def ordered(x, method="softsort", **how):
+    """A weighted sum of the whole soft permutation."""
+    p = sj.argsort(x, method=method, **how)
+    return jnp.sum(p @ jnp.sin(jnp.arange(p.shape[-1], dtype=p.dtype)))
 
 
 def mask(x):
@@ -74,7 +83,9 @@ def compiled_text(case):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what a CPU runs")
 @pytest.mark.parametrize(
-    "operator, method", [("sort", "softsort"), ("rank", "neuralsort"), ("top_32", "ot"), ("mask", "ot"), ("max", "ot")]
+    "operator, method",
+    [("sort", "softsort"), ("rank", "neuralsort"), ("top_32", "ot"), ("mask", "ot"), ("max", "ot")]
+    + [("argsort", "softsort"), ("argsort", "neuralsort")],
 )
 def test_a_program_for_the_cpu_is_that_of_plain_jax(operator, method):
     """Once compiled, value and gradient have no trace of the choice."""
@@ -147,6 +158,68 @@ def test_the_branch_of_a_platform_with_kernels(monkeypatch, function):
     np.testing.assert_allclose(forward, jnp.vdot(want, x), rtol=1e-4, atol=1e-4)
     exact = jax.jit(second)(x)
     np.testing.assert_allclose(curvature, exact, atol=2e-4 * float(jnp.max(jnp.abs(exact))))
+
+
+@pytest.mark.parametrize("method", ["softsort", "neuralsort"])
+def test_rows_of_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method):
+    """Value, gradient, vmap and both derivatives of the whole soft permutation, interpreted on the CPU."""
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 19)), jnp.float32)
+    call = partial(ordered, method=method)
+
+    def everything(x):
+        gradient = jax.grad(call)
+        return (
+            call(x),
+            gradient(x),
+            jax.vmap(lambda row: gradient(row[None])[0])(x),
+            jax.jvp(call, (x,), (jnp.cos(x),))[1],
+            jax.jvp(gradient, (x,), (jnp.cos(x),))[1],
+        )
+
+    want = jax.jit(everything)(x)
+    by_interpreter(monkeypatch)
+    jax.clear_caches()
+    entry = MODES["smooth"]
+    found = _dispatch.Fused(method, "rows", None).explain(Target("cpu"), x, range(19), jnp.ones(2), entry)
+    assert found.implementation == "pallas_interpret" and found.tiles
+    seen = []
+    value, pull = RowsKernel.value, RowsKernel.pull
+    monkeypatch.setattr(RowsKernel, "value", lambda self, *a: seen.append("value") or value(self, *a))
+    monkeypatch.setattr(RowsKernel, "pull", lambda self, *a: seen.append("pull") or pull(self, *a))
+    have = jax.jit(everything)(x)
+    assert {"value", "pull"} == set(seen)
+    monkeypatch.undo()
+    jax.clear_caches()
+    rounding = {"softsort": 2e-5, "neuralsort": 2e-4}[method]  # NeuralSort's logits are sums of n distances
+    for mine, plain in zip(have, want, strict=True):
+        np.testing.assert_allclose(mine, plain, rtol=0, atol=rounding * max(1.0, float(jnp.max(jnp.abs(plain)))))
+
+
+def test_a_choice_of_rows_by_device_and_size(monkeypatch):
+    """A file of one device kind chooses for that kind alone; ranks that are no range, and few, get plain JAX."""
+    rule = {"ops": ["rows"], "least_keys": 256, "least_batch": 1, "most_anchors": 1}
+    table = tuning.table({"measured": True, "kernels": {"softsort": {"cuda": rule}}})
+    h200 = Target("cuda", Device("NVIDIA H200", "9.0"))
+    monkeypatch.setattr(tuning, "_stored", lambda kind: table if kind == "NVIDIA H200" else tuning.Table())
+    monkeypatch.setattr(tuning, "kinds", lambda: (None, "NVIDIA H200"))
+
+    def pick(target=h200, n=1024, ranks=None, order="softsort", dtype=jnp.float32):
+        x = jax.ShapeDtypeStruct((2, n), dtype)
+        return choice.pick(order, "rows", target, x, range(n) if ranks is None else ranks, None, MODES["smooth"])
+
+    assert pick() == ("pallas_mosaic_gpu", "chosen for cuda by size (measured)")
+    for refused, reason in [
+        (pick(n=255), "shorter than 256"),
+        (pick(ranks=range(10)), "64 rows and columns"),
+        (pick(ranks=np.arange(1024.0)), "traced"),
+        (pick(order="neuralsort"), "no kernel is chosen"),
+        (pick(dtype=jnp.bfloat16), "float32"),
+        (pick(Target("cuda", Device("NVIDIA B200", "10.0"))), "no kernel is chosen"),
+    ]:
+        assert refused[0] is None and reason in refused[1]
+    x = jax.ShapeDtypeStruct((2, 1024), jnp.float32)
+    assert choice.sources("softsort", "rows", None, x, range(1024), None, MODES["smooth"])
+    assert not choice.sources("neuralsort", "rows", None, x, range(1024), None, MODES["smooth"])
 
 
 def test_a_choice_by_device():
