@@ -14,6 +14,11 @@ Records = Mapping[str, Sequence[dict]]
 """Kind of result file ("bench", "peers", "memory") -> its records."""
 
 
+def meant_for(machine: str) -> bool:
+    """The bars were set for CPUs."""
+    return machine.startswith("cpu")
+
+
 def _against_sort(which: str) -> Callable[[dict], float]:
     return lambda record: median(ratios(record["seconds"][which], record["seconds"]["sort"]))
 

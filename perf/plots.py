@@ -26,7 +26,8 @@ def save(figure, path: Path) -> None:
 def multiples(records: list[dict], path: Path) -> None:
     """A line for each case, from its forward time to that with gradient, times hard sort; and the bars."""
     figure, axes = plt.subplots(figsize=(8, 0.22 * len(records) + 1.2), layout="constrained")
-    limits = {(bar.case, bar.figure): bar.limit for bar in bars.TIMES_SORT}
+    barred = bars.meant_for(records[0]["machine"])
+    limits = {(bar.case, bar.figure): bar.limit for bar in bars.TIMES_SORT} if barred else {}
     for place, r in enumerate(records):
         colour = COLOURS[r["method"]]
         ends = [median(ratios(r["seconds"][key], r["seconds"]["sort"])) for key in ("forward", "gradient")]
@@ -35,11 +36,13 @@ def multiples(records: list[dict], path: Path) -> None:
         axes.plot(ends[1], place, "o", color=colour, markersize=5)
         if limit := limits.get((bars.key(r), "value and gradient")):
             axes.plot(limit, place, "|", color="tab:red", markersize=9, markeredgewidth=2)
-    for label, style in {
+    legend: dict[str, dict] = {
         "forward": {"marker": "o", "markerfacecolor": "white"},
         "with gradient": {"marker": "o"},
-        "bar, with gradient": {"marker": "|", "color": "tab:red", "markersize": 9, "markeredgewidth": 2},
-    }.items():
+    }
+    if barred:
+        legend["bar, with gradient"] = {"marker": "|", "color": "tab:red", "markersize": 9, "markeredgewidth": 2}
+    for label, style in legend.items():
         axes.plot([], [], **{"linestyle": "", "color": "tab:gray", "label": label, **style})
     axes.set_yticks(range(len(records)), [f"{r['case']}, {shape(r['shape'])}" for r in records], fontsize=7)
     axes.set_ylim(len(records) - 0.4, -0.6)

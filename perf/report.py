@@ -242,7 +242,8 @@ def files(results: Path) -> dict[str, dict[str, list[dict]]]:
 def section(machine: str, records: bars.Records, out: Path) -> str:
     """What is known of a machine; plots are written beside it."""
     parts = [f"## {machine}", source([r for kind in records.values() for r in kind])]
-    parts += ["### Bars", held(records)]
+    if bars.meant_for(machine):
+        parts += ["### Bars", held(records)]
 
     def add(title: str, kind: str, text, plot, caption: str) -> None:
         if kind in records:

@@ -11,7 +11,7 @@ from softjax._orders._linear import Target
 
 from . import pairwise, transport, tuning
 from ._kernel import OLDEST_JAX, PLATFORMS, jax_version
-from .pairwise.op import RowsKernel
+from .pairwise.op import LEAN, LeanKernel
 from .transport.op import TransportKernel, anchors
 
 
@@ -75,6 +75,8 @@ def _unserved(implementation: str, order: str, op: str, *arguments: Any) -> str 
     """Why an implementation cannot run a call, or None."""
     if order == "ot":
         return transport.refusal(implementation, op, *arguments)
+    if op not in LEAN[order]:
+        return f"no kernel of {op!r} of {order!r} is chosen, by name there may be one"
     return pairwise.refusal(implementation, order, op, *arguments)
 
 
@@ -92,7 +94,9 @@ class Chosen(Source):
         if implementation is None:
             return None
         return (
-            TransportKernel(implementation, self.op) if self.order == "ot" else RowsKernel(implementation, self.order)
+            TransportKernel(implementation, self.op)
+            if self.order == "ot"
+            else LeanKernel(implementation, self.order, self.op)
         )
 
     def result(self, *arguments):
@@ -108,7 +112,7 @@ class Chosen(Source):
 
     def saved(self, *arguments):
         if self.order != "ot":
-            return (jax.ShapeDtypeStruct((arguments[0].shape[0], 2, len(arguments[1])), jnp.float32),)
+            return LeanKernel.saved(self.order, self.op, *arguments)
         potentials = jax.ShapeDtypeStruct((arguments[0].shape[0], anchors(self.op, *arguments)), jnp.float32)
         return potentials, potentials
 

@@ -113,7 +113,8 @@ def test_every_committed_result_is_on_the_page():
     assert machines
     texts = {"bench": report.standard, "scaling": report.growth, "peers": report.peers, "kernels": report.kernels}
     for machine, found in machines.items():
-        assert f"## {machine}\n" in text and report.held(found) in text, machine
+        assert f"## {machine}\n" in text, machine
+        assert report.held(found) in text or not bars.meant_for(machine), machine
         for kind in texts.keys() & found.keys():
             assert texts[kind](found[kind]) in text, (machine, kind)
 

@@ -7,7 +7,6 @@ block's band is below a bound that is found by bisection: such entries, all toge
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from .._kernel import ceil_div
 from . import _maths as maths
 from . import _tiled, _tiles
 from ._launch import scale_of
+from ._lean import Rule, Solve, whole
 from ._softsort import block_ends
 from ._tiled import Common, Spec
 
@@ -94,6 +94,14 @@ def _distributions_backward(spec, ranks, residuals, g):
 
 
 distributions.defvjp(_distributions_forward, _distributions_backward)
+DISTRIBUTIONS = Rule(
+    distributions,
+    _distributions_forward,
+    _distributions_backward,
+    result=lambda spec, ranks, x, tau: jax.ShapeDtypeStruct((x.shape[0], len(ranks), x.shape[1]), x.dtype),
+    kept=lambda residuals: residuals[4:],
+    again=lambda spec, ranks, kept, x, tau: (*_unsorted(ranks, x, tau), tau, *kept),
+)
 
 
 def _through_sorted(s: Keys, tau: PerRow, sums) -> tuple[Keys, PerRow]:
@@ -180,6 +188,16 @@ def _averages_backward(spec, ranks, residuals, w):
 
 
 averages.defvjp(_averages_forward, _averages_backward)
+AVERAGES = Rule(
+    averages,
+    _averages_forward,
+    _averages_backward,
+    result=lambda spec, ranks, s, tau, v: jax.ShapeDtypeStruct(
+        (*v.shape[:2], s.shape[1] if ranks is None else len(ranks)), v.dtype
+    ),
+    kept=lambda residuals: residuals[3:4],
+    again=lambda spec, ranks, kept, s, tau, v: (_sorted(spec, ranks, s, tau), s, tau, *kept, v),
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -204,6 +222,14 @@ def _rank_backward(spec, residuals, rho):
 
 
 rank_offsets.defvjp(_rank_forward, _rank_backward)
+RANK_OFFSETS = Rule(
+    rank_offsets,
+    _rank_forward,
+    _rank_backward,
+    result=lambda spec, s, tau: jax.ShapeDtypeStruct(s.shape, jnp.float32),
+    kept=lambda residuals: residuals[3:],
+    again=lambda spec, kept, s, tau: (_sorted(spec, None, s, tau), s, tau, *kept),
+)
 
 
 # --- the interface -------------------------------------------------------------------------------------
@@ -228,29 +254,22 @@ def _one_by_one(ranks: range | tuple[float, ...], function):
     return jnp.concatenate([function((r,)) for r in ranks], axis=-2)
 
 
-def rows(implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+def rows(
+    implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, solve: Solve = whole
+) -> Float[Array, "batch r n"]:
     """Rows of P."""
-    return _one_by_one(_static(ranks), lambda r: distributions(_spec(implementation, mode), r, x, tau))
-
-
-def rows_and_norm(
-    implementation: str, x: Keys, ranks: range, tau: PerRow, mode: Mode
-) -> tuple[Float[Array, "batch r n"], Float[Array, "batch 2 r"]]:
-    """Rows of P, and what their cotangent wants to know besides the arguments."""
-    return _tiled.rows(_spec(implementation, mode), _unsorted(ranks, x, tau)[0], x.dtype)
-
-
-def pull_rows(
-    implementation: str, norm: Float[Array, "batch 2 r"], g: Float[Array, "batch r n"], *arguments: Any
-) -> tuple[Keys, PerRow]:
-    """Cotangents of keys and softness from one of rows of P."""
-    x, ranks, tau, mode = arguments
-    common, s, permutation = _unsorted(ranks, x, tau)
-    return _distributions_backward(_spec(implementation, mode), ranks, (common, s, permutation, tau, norm), g)
+    spec = _spec(implementation, mode)
+    return _one_by_one(_static(ranks), lambda r: solve(DISTRIBUTIONS, (spec, r), x, tau))
 
 
 def apply(
-    implementation: str, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+    implementation: str,
+    x: Keys,
+    ranks: Ranks,
+    payload: Float[Array, "batch n d"] | None,
+    tau: PerRow,
+    mode: Mode,
+    solve: Solve = whole,
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
     s, permutation = sort_with_permutation(x)
@@ -260,12 +279,12 @@ def apply(
         v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), -1, 1)
     spec = _spec(implementation, mode)
     if _tiles.few("neuralsort", mode, len(ranks), x.shape[1]):
-        return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(averages(spec, r, s, tau, v), 1, -1))
-    return pick(jnp.moveaxis(averages(spec, None, s, tau, v), 1, -1), ranks)
+        return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(solve(AVERAGES, (spec, r), s, tau, v), 1, -1))
+    return pick(jnp.moveaxis(solve(AVERAGES, (spec, None), s, tau, v), 1, -1), ranks)
 
 
-def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
+def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode, solve: Solve = whole) -> Keys:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
     s, permutation = sort_with_permutation(x)
     positions = lax.broadcasted_iota(jnp.float32, s.shape, 1)
-    return unsort(positions + rank_offsets(_spec(implementation, mode), s, tau), permutation)
+    return unsort(positions + solve(RANK_OFFSETS, (_spec(implementation, mode),), s, tau), permutation)

@@ -5,7 +5,6 @@ tau from a row's key has weight, so that of sorted keys a block of rows sees one
 """
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,7 @@ from softjax._types import Float
 from .._kernel import MOSAIC_GPU, ceil_div
 from . import _recurrence, _tiled, _tiles
 from ._launch import scale_of
+from ._lean import Rule, Solve, whole
 from ._tiled import Common, Spec
 
 
@@ -50,6 +50,14 @@ def _distributions_backward(spec, residuals, g):
 
 
 distributions.defvjp(_distributions_forward, _distributions_backward)
+DISTRIBUTIONS = Rule(
+    distributions,
+    _distributions_forward,
+    _distributions_backward,
+    result=lambda spec, q, x, tau: jax.ShapeDtypeStruct((*q.shape, x.shape[1]), x.dtype),
+    kept=lambda residuals: residuals[3:],
+    again=lambda spec, kept, *arrays: (*arrays, *kept),
+)
 
 
 def _of_tau(dtau: PerRow, tau: PerRow) -> PerRow:
@@ -107,27 +115,11 @@ def _places(s: Keys, values: Float[Array, "batch m"], side: str) -> Array:
     return jax.vmap(lambda a, v: jnp.searchsorted(a, v, side=side))(s, values).astype(jnp.int32)
 
 
-def rows(implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+def rows(
+    implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, solve: Solve = whole
+) -> Float[Array, "batch r n"]:
     """Rows of P."""
-    return distributions(_spec(implementation, mode), order_statistics(x, ranks), x, tau)
-
-
-def rows_and_norm(
-    implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode
-) -> tuple[Float[Array, "batch r n"], Float[Array, "batch 2 r"]]:
-    """Rows of P, and what their cotangent wants to know besides the arguments."""
-    q = order_statistics(x, ranks)
-    return _tiled.rows(_spec(implementation, mode), _common(q, x, tau), x.dtype)
-
-
-def pull_rows(
-    implementation: str, norm: Float[Array, "batch 2 r"], g: Float[Array, "batch r n"], *arguments: Any
-) -> tuple[Keys, PerRow]:
-    """Cotangents of keys and softness from one of rows of P."""
-    x, ranks, tau, mode = arguments
-    q, through_sort = jax.vjp(lambda x: order_statistics(x, ranks), x)
-    dq, dx, dtau = _distributions_backward(_spec(implementation, mode), (q, x, tau, norm), g)
-    return dx + through_sort(dq)[0], dtau
+    return solve(DISTRIBUTIONS, (_spec(implementation, mode),), order_statistics(x, ranks), x, tau)
 
 
 def apply(

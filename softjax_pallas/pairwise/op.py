@@ -16,6 +16,7 @@ from softjax._modes import MODES, Mode
 from softjax._orders._base import Forms
 
 from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, Traced, cannot_run, unsupported
+from ._lean import Restoring, Saving
 from ._tiles import LEAST, few
 
 ORDERS = ("softsort", "neuralsort")
@@ -95,21 +96,50 @@ class PairwiseKernel(Traced):
         return getattr(_module(self.order), self.op)(self.implementation, *arguments)
 
 
+LEAN = {"softsort": ("rows",), "neuralsort": OPS}
+"""Forms with a `LeanKernel`."""
+
+
 @dataclass(frozen=True)
-class RowsKernel:
-    """Rows of P for consecutive ranks. What it saves has one shape, whatever the compiler and its tiles."""
+class LeanKernel:
+    """A form by one compiler's kernels that saves the rows' norms, and makes the rest again for the backward pass.
+
+    What it saves has one shape for every compiler and tile size. Ranks are a range.
+    """
 
     implementation: str
     order: str
+    op: str
 
     def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The rows; their norms."""
-        p, norm = _module(self.order).rows_and_norm(self.implementation, *arguments)
-        return p, (norm,)
+        """The form's result, and what is saved."""
+        solve = Saving()
+        return self._form(*arguments, solve), solve.saved
 
     def pull(self, saved: tuple[jax.Array, ...], cotangent: jax.Array, *arguments: Any) -> tuple[jax.Array, ...]:
-        """Cotangents of keys and softness."""
-        return _module(self.order).pull_rows(self.implementation, saved[0], cotangent, *arguments)
+        """Cotangents of the arguments that are arrays of floats."""
+        places = [i for i, a in enumerate(arguments) if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating)]
+
+        def form(*floats):
+            every = list(arguments)
+            for i, a in zip(places, floats, strict=True):
+                every[i] = a
+            return self._form(*every, Restoring(saved))
+
+        return jax.vjp(form, *(arguments[i] for i in places))[1](cotangent)
+
+    def _form(self, *arguments: Any) -> jax.Array:
+        return getattr(_module(self.order), self.op)(self.implementation, *arguments)
+
+    @staticmethod
+    def saved(order: str, op: str, x: Any, *arguments: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shapes of what is saved; Pallas is not imported for them."""
+        batch, n = x.shape
+        wanted = n if op == "rank" else len(arguments[0])
+        if op == "apply" and not few(order, arguments[-1], wanted, n):
+            wanted = n
+        norm = jax.ShapeDtypeStruct((batch, 2, wanted), jnp.float32)
+        return (norm, norm) if op == "rank" else (norm,)
 
 
 def _module(order: str) -> Any:

@@ -27,6 +27,7 @@ os.environ["LIBTPU_INIT_ARGS"] = bundles.options(str(DUMP))
 import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
 
 import softjax_pallas  # noqa: E402
+from softjax_pallas import tuning  # noqa: E402
 
 PACKAGES = (softjax_pallas.pairwise, softjax_pallas.transport)
 """Each has `kernels_for_aot(implementation)`, which yields (name, function, shapes)."""
@@ -94,6 +95,14 @@ def kernels(text: str) -> tuple[str, ...]:
 
 
 def main(target: str, implementation: str, pattern: str = "") -> None:
+    """Compile with the tiles of the target's device kind, where they were tuned, and print the rows."""
+    path = tuning.file_of(targets.KINDS.get(target, ""))
+    with tuning.override(tuning.load(path) if path.exists() else tuning.Table()):
+        compile_all(target, implementation, pattern)
+
+
+def compile_all(target: str, implementation: str, pattern: str) -> None:
+    """Print a row for each kernel."""
     mesh = targets.mesh(target)
     seen = {}  # a process compiles a Mosaic GPU kernel once; half precision is float32's after a conversion in XLA
     for package in PACKAGES:

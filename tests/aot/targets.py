@@ -20,6 +20,14 @@ IMPLEMENTATIONS = {
     "v6e": ("pallas_mosaic_tpu",),
 }
 TOPOLOGIES = {"v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
+KINDS = {
+    "h200": "NVIDIA H200",
+    "a100": "NVIDIA A100-SXM4-80GB",
+    "v5e": "TPU v5 lite",
+    "v5p": "TPU v5",
+    "v6e": "TPU v6 lite",
+}
+"""What JAX calls such a device, and the file of its tile sizes."""
 CAPABILITY = {"h200": (90, "sm_90a"), "a100": (80, "sm_80")}
 
 

@@ -18,7 +18,7 @@ from softjax import _dispatch
 from softjax._modes import MODES
 from softjax._orders._linear import Target
 from softjax_pallas import choice, tuning
-from softjax_pallas.pairwise.op import RowsKernel
+from softjax_pallas.pairwise.op import LEAN, LeanKernel, refusal
 
 LARGE, SMALL = (512, 1024), (4, 1024)
 
@@ -85,7 +85,7 @@ def compiled_text(case):
 @pytest.mark.parametrize(
     "operator, method",
     [("sort", "softsort"), ("rank", "neuralsort"), ("top_32", "ot"), ("mask", "ot"), ("max", "ot")]
-    + [("argsort", "softsort"), ("argsort", "neuralsort")],
+    + [("argsort", "softsort"), ("argsort", "neuralsort"), ("sort", "neuralsort")],
 )
 def test_a_program_for_the_cpu_is_that_of_plain_jax(operator, method):
     """Once compiled, value and gradient have no trace of the choice."""
@@ -131,7 +131,7 @@ def test_checkpoint_forward_mode_and_second_derivatives_are_those_of_plain_jax()
 def by_interpreter(monkeypatch):
     """Make this machine's CPU a platform with kernels."""
     monkeypatch.setitem(choice.PLATFORMS, "cpu", ("pallas_interpret",))
-    rule = tuning.Rule(("rows", "apply", "mask"), 8, 1, 33)
+    rule = tuning.Rule(("rows", "apply", "rank", "mask"), 8, 1, 33)
     monkeypatch.setattr(tuning, "rule", lambda order, platform, kind=None: rule if platform == "cpu" else None)
     monkeypatch.setattr(choice, "_by_capability", lambda target: "pallas_interpret")
 
@@ -160,11 +160,24 @@ def test_the_branch_of_a_platform_with_kernels(monkeypatch, function):
     np.testing.assert_allclose(curvature, exact, atol=2e-4 * float(jnp.max(jnp.abs(exact))))
 
 
-@pytest.mark.parametrize("method", ["softsort", "neuralsort"])
-def test_rows_of_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method):
-    """Value, gradient, vmap and both derivatives of the whole soft permutation, interpreted on the CPU."""
+def banded(x, method):
+    """All averages of another array."""
+    return jnp.sum(sj.sort(x, method=method) * jnp.cos(jnp.arange(x.shape[1], dtype=x.dtype))[None])
+
+
+def ranked(x, method):
+    return jnp.sum(jnp.sin(sj.rank(x, axis=-1, method=method)))
+
+
+@pytest.mark.parametrize(
+    ("method", "operator", "op"),
+    [("softsort", ordered, "rows"), ("neuralsort", ordered, "rows")]
+    + [("neuralsort", banded, "apply"), ("neuralsort", ranked, "rank")],
+)
+def test_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method, operator, op):
+    """Value, gradient, vmap and both derivatives, interpreted on the CPU."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 19)), jnp.float32)
-    call = partial(ordered, method=method)
+    call = partial(operator, method=method)
 
     def everything(x):
         gradient = jax.grad(call)
@@ -180,19 +193,36 @@ def test_rows_of_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, meth
     by_interpreter(monkeypatch)
     jax.clear_caches()
     entry = MODES["smooth"]
-    found = _dispatch.Fused(method, "rows", None).explain(Target("cpu"), x, range(19), jnp.ones(2), entry)
+    more = {"rows": (range(19),), "apply": (range(19), None), "rank": ()}[op]
+    found = _dispatch.Fused(method, op, None).explain(Target("cpu"), x, *more, jnp.ones(2), entry)
     assert found.implementation == "pallas_interpret" and found.tiles
     seen = []
-    value, pull = RowsKernel.value, RowsKernel.pull
-    monkeypatch.setattr(RowsKernel, "value", lambda self, *a: seen.append("value") or value(self, *a))
-    monkeypatch.setattr(RowsKernel, "pull", lambda self, *a: seen.append("pull") or pull(self, *a))
+    value, pull = LeanKernel.value, LeanKernel.pull
+    monkeypatch.setattr(LeanKernel, "value", lambda self, *a: seen.append((self.op, "value")) or value(self, *a))
+    monkeypatch.setattr(LeanKernel, "pull", lambda self, *a: seen.append((self.op, "pull")) or pull(self, *a))
     have = jax.jit(everything)(x)
-    assert {"value", "pull"} == set(seen)
+    assert {(op, "value"), (op, "pull")} <= set(seen)
     monkeypatch.undo()
     jax.clear_caches()
     rounding = {"softsort": 2e-5, "neuralsort": 2e-4}[method]  # NeuralSort's logits are sums of n distances
     for mine, plain in zip(have, want, strict=True):
         np.testing.assert_allclose(mine, plain, rtol=0, atol=rounding * max(1.0, float(jnp.max(jnp.abs(plain)))))
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+@pytest.mark.parametrize(("order", "op"), [(order, op) for order, ops in LEAN.items() for op in ops])
+def test_what_a_lean_kernel_saves_is_told_without_it(order, op, mode):
+    """The same shapes for every compiler, few rows and many."""
+    x, tau = jax.ShapeDtypeStruct((3, 300), jnp.float32), jax.ShapeDtypeStruct((3,), jnp.float32)
+    for ranks in (range(300), range(228, 300), range(290, 300)):
+        more = {"rows": (ranks,), "apply": (ranks, None), "rank": ()}[op]
+        told = LeanKernel.saved(order, op, x, *more, tau, MODES[mode])
+        for implementation in ("pallas_mosaic_gpu", "pallas_triton", "pallas_mosaic_tpu"):
+            if refusal(implementation, order, op, x, *more, tau, MODES[mode]) is None:
+                kernel = LeanKernel(implementation, order, op)
+                value = lambda x, tau, k=kernel, m=more: k.value(x, *m, tau, MODES[mode])
+                found = jax.eval_shape(value, x, tau)[1]
+                assert [(s.shape, s.dtype) for s in found] == [(s.shape, s.dtype) for s in told]
 
 
 def test_a_choice_of_rows_by_device_and_size(monkeypatch):
