@@ -6,6 +6,7 @@
 VENV ?= .venv
 GPU_PYTHON ?= python3
 GPU_PATH ?= .
+GPU_WORKERS ?=
 PYTHON ?=
 WORKERS ?= auto
 PYTEST_ARGS ?=
@@ -51,13 +52,15 @@ kernels:
 	@$(venv) test
 	@"$(VENV)/bin/python" -m pytest -n $(WORKERS) --maxprocesses 8 -m "slow or not slow" tests/pallas $(PYTEST_ARGS)
 
-# Nothing is installed: GPU_PYTHON brings JAX, pytest, hypothesis and scipy; GPU_PATH what it has not, as .:more/packages
-gpu_python = PYTHONPATH="$(GPU_PATH)" "$(GPU_PYTHON)"
+# Nothing is installed: GPU_PYTHON brings JAX, pytest, hypothesis and scipy; GPU_PATH what it has not, as .:more/packages.
+# GPU_WORKERS=16 runs the suite in as many processes, with pytest-xdist.
+gpu_python = XLA_PYTHON_CLIENT_PREALLOCATE=false PYTHONPATH="$(GPU_PATH)" "$(GPU_PYTHON)"
+gpu_suite = -m pytest $(if $(GPU_WORKERS),-n $(GPU_WORKERS) -p no:benchmark) -m "slow or not slow" -k "not Interpreted"
 
 gpu:
 	@$(gpu_python) perf/gpu_check.py
 	@status=0; \
-	$(gpu_python) -m pytest -m "slow or not slow" -k "not Interpreted" tests/pallas/test_hardware.py $(PYTEST_ARGS) || status=1; \
+	$(gpu_python) $(gpu_suite) tests/pallas/test_hardware.py $(PYTEST_ARGS) || status=1; \
 	$(gpu_python) perf/bench.py --save $(BENCH_ARGS) || status=1; \
 	$(gpu_python) perf/gpu.py $(GPU_ARGS) || status=1; \
 	exit $$status

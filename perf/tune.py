@@ -88,8 +88,8 @@ def plan(order: str, implementation: str, tiny: bool) -> dict[str, dict[Any, Cal
         found = {"op": {op: replace(base, operator=op) for op in ops}}
         found["anchors"] = {a: replace(base, k=a - 1) for a in anchors if a <= held}
     else:
-        base = Call("argsort", order, 2, 40) if tiny else Call("argsort", order, 64, 512)
-        keys, batches = ((40,), (2,)) if tiny else ((64, 128, 256, 1024, 2048), (1, 8, 64))
+        base = Call("argsort", order, 2, 40) if tiny else Call("argsort", order, 64, 1024)
+        keys, batches = ((40,), (2,)) if tiny else ((64, 128, 256, 512, 1024, 2048), (1, 8, 64))
         found = {"op": {"rows": base}}
     found["keys"] = {n: replace(base, n=n) for n in keys}
     found["batch"] = {b: replace(base, batch=b) for b in batches}

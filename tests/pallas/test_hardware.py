@@ -12,6 +12,7 @@ import test_transport
 from sweeps import implementations
 
 from softjax_pallas import pairwise
+from softjax_pallas._kernel import jax_version
 
 
 def needs(implementation):
@@ -110,6 +111,7 @@ class TestTriton(Odd):
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @needs("pallas_triton")
+@pytest.mark.skipif(jax_version() < (0, 12), reason="the Triton of JAX 0.11 crashes on these kernels")
 class TestTritonTransport(Transport):
     """Compute capability 8.x, and newer ones too."""
 
