@@ -18,7 +18,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels gpu tune bench scaling memory gate baseline peers report lint format check aot baseline-aot clean
+.PHONY: help demo test kernels gpu tune tune-beside bench scaling memory gate baseline peers report lint format check aot baseline-aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -26,6 +26,7 @@ help:
 	@echo "make kernels run every test of the Pallas kernels, the slow ones too"
 	@echo "make gpu     the kernels' parity suite and benchmark on this machine's GPU, by GPU_PYTHON=python3 as it is"
 	@echo "make tune    tile sizes and thresholds of this machine's GPU or TPU, measured, by GPU_PYTHON as it is"
+	@echo "make tune-beside  the same in seven processes at once, for a machine with many cores"
 	@echo "make bench   what softness costs, as multiples of jnp.sort; BENCH_ARGS=--save keeps the results"
 	@echo "make scaling the powers of n and batch by which time grows, beside theory's; SCALING_ARGS=--save"
 	@echo "make memory  temporary memory at two sizes, by the compiler; MEMORY_ARGS=--save"
@@ -67,6 +68,17 @@ gpu:
 
 tune:
 	@$(gpu_python) perf/tune.py $(TUNE_ARGS)
+
+# The same, in processes that compile at once and take turns to measure.
+tune-beside:
+	@$(gpu_python) perf/gpu_check.py
+	@PERF_LOCK=$$(mktemp); export PERF_LOCK; waiting=; status=0; \
+	for what in rows columns chunks transport \
+	    "thresholds --orders ot" "thresholds --orders softsort" "thresholds --orders neuralsort"; do \
+	    $(gpu_python) perf/tune.py $$what $(TUNE_ARGS) & waiting="$$waiting $$!"; \
+	done; \
+	for process in $$waiting; do wait $$process || status=1; done; \
+	rm -f "$$PERF_LOCK"; exit $$status
 
 bench:
 	@$(venv) test

@@ -7,13 +7,17 @@
 
 Each candidate tile is compiled, its result and gradient are compared with plain JAX's, and those that agree take turns.
 Then the winner races implementation="xla" over rising sizes, for the thresholds from which on it is chosen. Writes
-softjax_pallas/tuning/<device kind>.json; what is not measured in a run keeps what that file has.
+softjax_pallas/tuning/<device kind>.json; what is not measured in a run keeps what that file has, so that several runs
+may work on it at once (PERF_LOCK=FILE, for each the same, lets one at a time measure).
 """
 
 import argparse
+import fcntl
 import json
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -130,6 +134,7 @@ def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callab
     seconds, tiny = options.seconds, options.dry_run
     tiles: dict[str, Any] = {}
     log: dict[str, Any] = {}
+    transport: list[dict] = []
     families = [family for family in tuning.FAMILIES if family in wanted]
     for sweep in sweeps(implementation, families, tiny):
         best, told = race(sweep, seconds)
@@ -137,10 +142,13 @@ def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callab
         log[name] = told
         refused = sum("refused" in line for line in told)
         print(f"{implementation} {name}: {best or 'no candidate agrees'}; {refused} of {len(told)} refused", flush=True)
-        if sweep.family == "transport":  # a list, which has no gaps
-            tiles.setdefault("transport", []).append(asdict(best or sweep.current()))
+        if sweep.family == "transport":  # a list, which is kept when it is whole
+            transport.append(asdict(best or sweep.current()))
         elif best is not None:
             tiles[sweep.family] = asdict(best)
+        keep(tiles, {})
+    if transport:
+        tiles["transport"] = transport
         keep(tiles, {})
     if "thresholds" in wanted:
         with tuning.override(tuning.table({"tiles": {implementation: tiles}})):
@@ -165,6 +173,14 @@ def merged(old: dict, implementation: str, tiles: dict, rules: dict, measured: b
     return {**head, "versions": versions, "kernels": kernels, "tiles": all_tiles}
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While no other process is in here for the same path."""
+    with open(Path(tempfile.gettempdir()) / f"{path.name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def main(arguments: list[str]) -> int:
     """Tune what was asked for and write the file; 1 where there is nothing to tune."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -187,21 +203,18 @@ def main(arguments: list[str]) -> int:
         print(f"Nothing to tune: {what} on {device.device_kind} ({device.platform}).")
         return 1
     path, log = options.output or tuning.file_of(device.device_kind), {}
-    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for implementation in chosen:
         # A rule is that of the implementation which is chosen here.
         wanted = [what for what in options.what or WHAT if what != "thresholds" or implementation == chosen[0]]
 
-        rules: dict[str, dict] = {}
-
-        def keep(tiles, more, implementation=implementation, data=data, rules=rules):
-            rules.update(more)
-            found = merged(data, implementation, tiles, rules, not options.dry_run)
-            tuning.table(found)  # what does not load is not written
-            path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        def keep(tiles, rules, implementation=implementation):
+            with alone(path):
+                data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+                found = merged(data, implementation, tiles, rules, not options.dry_run)
+                tuning.table(found)  # what does not load is not written
+                path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
         log[implementation] = tuned(implementation, wanted, options, keep)
-        data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else data
     if options.log:
         options.log.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}")
