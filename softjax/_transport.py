@@ -84,13 +84,17 @@ def logits(psi: Potentials, problem: Problem) -> Plan:
     return lax.optimization_barrier(level[:, :, None] + jnp.maximum(lift, _NEVER))
 
 
-def start(problem: Problem) -> Potentials:
-    """The dual of the hard problem: two anchors' logits are equal at the boundary of their cells."""
+def start(problem: Problem, boundary: Potentials | None = None) -> Potentials:
+    """The dual of the hard problem: two anchors' logits are equal at the boundary of their cells.
+
+    `boundary` (batch, k - 1) where it is known.
+    """
     y, anchors, masses, tau = problem
-    n = y.shape[-1]
-    s = jnp.sort(y, axis=-1)
-    cut = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, max(n - 1, 1))
-    boundary = (jnp.take(s, cut - 1, axis=-1) + jnp.take(s, jnp.minimum(cut, n - 1), axis=-1)) / 2
+    if boundary is None:
+        n = y.shape[-1]
+        s = jnp.sort(y, axis=-1)
+        cut = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, max(n - 1, 1))
+        boundary = (jnp.take(s, cut - 1, axis=-1) + jnp.take(s, jnp.minimum(cut, n - 1), axis=-1)) / 2
     psi = jnp.cumsum(jnp.diff(anchors)[None] * (1 - 2 * boundary), axis=-1) / tau[:, None]
     psi = jnp.concatenate([jnp.zeros_like(psi[:, :1]), psi], axis=-1)
     return psi - jnp.mean(psi, axis=-1, keepdims=True)
@@ -121,10 +125,12 @@ def newton(
     evaluate: Callable[[Potentials], tuple[Potentials, Any]],
     solve: Callable[[Any, Potentials, Array], Potentials],
     rounds: int,
+    first: Potentials | None = None,
 ) -> tuple[Potentials, SolverInfo]:
     """The potentials and a report.
 
-    From evaluate(psi) -> (F, curvature) and solve(curvature, F, damping) -> (H + damping)^-1 F.
+    From evaluate(psi) -> (F, curvature) and solve(curvature, F, damping) -> (H + damping)^-1 F, beginning at `first`
+    or else at `start`.
 
     `rounds` of Sinkhorn's update come first: two of them bring the column sums within a small factor of the masses,
     for which Newton alone needs about five steps, since the sums are exponential in psi.
@@ -167,15 +173,15 @@ def newton(
     def unfinished(state):
         return jnp.any(active(state)) & (state.step < _MAX_STEPS)
 
-    psi = start(problem)
+    psi = start(problem) if first is None else first
     for _ in range(rounds):
         received = evaluate(psi)[0] + mass
         psi = psi + jnp.where(mass > 0, jnp.log(mass / received), jnp.zeros_like(received))
     damping = jnp.full_like(problem.tau, floor)
     residual, curvature = evaluate(psi)
     none = jnp.zeros(damping.shape, jnp.int32)
-    first = _State(psi, residual, curvature, damping, none > 0, none, jnp.zeros((), jnp.int32))
-    last = lax.while_loop(unfinished, improve, first)
+    begin = _State(psi, residual, curvature, damping, none > 0, none, jnp.zeros((), jnp.int32))
+    last = lax.while_loop(unfinished, improve, begin)
     return last.psi, SolverInfo(last.iterations + rounds, jnp.max(jnp.abs(last.residual), axis=-1))
 
 

@@ -18,6 +18,8 @@ from softjax._fused import Kernel, Source
 PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
 MOSAIC_GPU = ("pallas_mosaic_gpu", "pallas_interpret_gpu")
 IMPLEMENTATIONS = (*PORTABLE, *MOSAIC_GPU)
+LINES = ("pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
+"""Programs that keep the long axis last, as a TPU wants: XLA pads the last axis of its arrays to 128 elements."""
 PLATFORMS = {"cuda": ("pallas_mosaic_gpu", "pallas_triton"), "tpu": ("pallas_mosaic_tpu",)}
 """What is compiled for a platform; interpreters run on any."""
 OLDEST_JAX = (0, 11)

@@ -42,14 +42,19 @@ def _masses(ranks: range, n: int) -> np.ndarray:
     return np.stack([np.diff(ends) - 1, np.ones(len(ends) - 1, int)], axis=1).reshape(-1)[:-1]
 
 
+def cells(ranks: range, n: int) -> np.ndarray:
+    """The masses of the bins, none of them empty."""
+    masses = _masses(ranks, n)
+    return masses[masses > 0]
+
+
 def targets(ranks: Ranks, n: int, dtype) -> Targets:
     """Walk the wanted ranks, in ascending order, and fill the gaps between them.
 
     Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it.
     """
     if isinstance(ranks, range):
-        masses = _masses(ranks, n)
-        masses = jnp.asarray(masses[masses > 0], dtype)
+        masses = jnp.asarray(cells(ranks, n), dtype)
     else:
         ends = jnp.concatenate([jnp.full(1, -1.0, dtype), ranks.astype(dtype), jnp.full(1, n, dtype)])
         masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(len(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]

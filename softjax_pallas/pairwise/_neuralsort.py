@@ -16,15 +16,17 @@ from jax.core import Tracer
 
 from softjax._modes import Mode
 from softjax._orders._band.passes import _through_logits
+from softjax._orders._band.ties import tie_terms
 from softjax._orders._base import Keys, PerRow, Ranks
-from softjax._orders._sorted import gather, pick, sort_with_permutation, unsort
-from softjax._types import Float, Int
+from softjax._orders._sorted import pick
+from softjax._types import Float
 
-from .._kernel import ceil_div
+from .._kernel import LINES
 from . import _maths as maths
-from . import _tiled, _tiles
+from . import _order, _tiled, _tiles
 from ._launch import scale_of
 from ._lean import Rule, Solve, whole
+from ._scan import doubled, scan_of
 from ._softsort import block_ends
 from ._tiled import Common, Spec
 
@@ -34,19 +36,19 @@ def _spec(implementation: str, mode: Mode) -> Spec:
     return Spec(implementation, "neuralsort", mode.degree, mode.reach)
 
 
-def prefix_sums(s: Keys) -> tuple[Keys, Keys]:
+def prefix_sums(implementation: str, s: Keys) -> tuple[Keys, Keys]:
     """sum_{i <= j} s_i in two floats: 48 bits, so that differences of near sums keep a float's digits."""
 
     def add(a, b):
         total, lost = maths.two_sum(a[0], b[0])
         return total, a[1] + b[1] + lost
 
-    return lax.associative_scan(add, (s, jnp.zeros_like(s)), axis=1)
+    return scan_of(implementation)(add, (s, jnp.zeros_like(s)), axis=1)
 
 
-def _columns(s: Keys) -> Float[Array, "batch 4 n"]:
+def _columns(implementation: str, s: Keys) -> Float[Array, "batch 4 n"]:
     """Place, key and prefix sum of every element of ascending keys."""
-    high, low = prefix_sums(s)
+    high, low = prefix_sums(implementation, s)
     places = lax.broadcasted_iota(jnp.float32, s.shape, 1)
     return jnp.stack([places, s, high, low], axis=1)
 
@@ -57,7 +59,7 @@ def _rows(columns: Float[Array, "batch 4 n"], ranks: range | tuple[float, ...]) 
         own = lax.slice_in_dim(columns, ranks.start, ranks.stop, axis=2)
         return jnp.concatenate([own, jnp.full_like(own[:, :1], -1.0)], axis=1)
     floors = [min(math.floor(r), columns.shape[2] - 1) for r in ranks]
-    own = columns[:, :, np.asarray(floors)]
+    own = jnp.concatenate([columns[:, :, f : f + 1] for f in floors], axis=2)
     share = np.asarray([2 * (r - f) - 1 for r, f in zip(ranks, floors, strict=True)], np.float32)
     return jnp.concatenate([own, jnp.broadcast_to(share, own[:, :1].shape)], axis=1)
 
@@ -71,16 +73,16 @@ def distributions(spec: Spec, ranks: range | tuple[float, ...], x: Keys, tau: Pe
     return _distributions_forward(spec, ranks, x, tau)[0]
 
 
-def _unsorted(ranks, x, tau):
+def _unsorted(spec, ranks, x, tau):
     """Operands for columns in the order given, and the ascending keys with their permutation."""
-    s, permutation = sort_with_permutation(x)
-    ordered = _columns(s)
-    columns = jnp.stack([unsort(ordered[:, c], permutation) for c in range(4)], axis=1)
+    s, permutation, _ = _order.ascending(spec.implementation, x)
+    ordered = _columns(spec.implementation, s)
+    columns = _order.back(spec.implementation, ordered, permutation)
     return Common(_rows(ordered, ranks), columns, scale_of(x, tau)), s, permutation
 
 
 def _distributions_forward(spec, ranks, x, tau):
-    common, s, permutation = _unsorted(ranks, x, tau)
+    common, s, permutation = _unsorted(spec, ranks, x, tau)
     p, norm = _tiled.rows(spec, common, x.dtype)
     return p, (common, s, permutation, tau, norm)
 
@@ -89,8 +91,9 @@ def _distributions_backward(spec, ranks, residuals, g):
     del ranks
     common, s, permutation, tau, norm = residuals
     _, columns, _ = _tiled.pull(spec, common, norm, _tiled.matrix(g))
-    dx, dtau = _through_sorted(s, tau, [gather(columns[:, c], permutation) for c in range(3)])
-    return unsort(dx, permutation), dtau
+    sums = _order.forth(spec.implementation, columns[:, :3], permutation)
+    dx, dtau = _through_sorted(spec, s, tau, sums)
+    return _order.back(spec.implementation, dx[:, None], permutation)[:, 0], dtau
 
 
 distributions.defvjp(_distributions_forward, _distributions_backward)
@@ -100,14 +103,31 @@ DISTRIBUTIONS = Rule(
     _distributions_backward,
     result=lambda spec, ranks, x, tau: jax.ShapeDtypeStruct((x.shape[0], len(ranks), x.shape[1]), x.dtype),
     kept=lambda residuals: residuals[4:],
-    again=lambda spec, ranks, kept, x, tau: (*_unsorted(ranks, x, tau), tau, *kept),
+    again=lambda spec, ranks, kept, x, tau: (*_unsorted(spec, ranks, x, tau), tau, *kept),
 )
 
 
-def _through_sorted(s: Keys, tau: PerRow, sums) -> tuple[Keys, PerRow]:
+def _through_sorted(spec: Spec, s: Keys, tau: PerRow, sums: Float[Array, "batch d n"]) -> tuple[Keys, PerRow]:
     """Cotangents of ascending keys and tau from the column sums of zbar, (r - j) zbar and zbar z."""
-    ds, dtau = _through_logits(s, tau[:, None], *sums)
+    flux, moment, work = (sums[:, c] for c in range(3))
+    ties = _tie_terms if spec.implementation in LINES else tie_terms
+    ds, dtau = _through_logits(s, tau[:, None], flux, moment, work, ties=ties)
     return ds, dtau[:, 0]
+
+
+def _tie_terms(s: Keys, x: Keys) -> tuple[Keys, Keys]:
+    """`softjax._orders._band.ties.tie_terms` by one scan of both sums from both sides."""
+    edge = jnp.ones_like(s[:, :1], bool)
+    new = jnp.concatenate([edge, s[:, 1:] != s[:, :-1], edge], axis=1)
+    both = lambda a, b: jnp.stack([a, lax.rev(b, (b.ndim - 1,))])
+    values = jnp.stack([jnp.ones_like(x), x], axis=1)
+
+    def combine(a, b):
+        return a[0] | b[0], jnp.where(b[0], b[1], a[1] + b[1])
+
+    _, sums = doubled(combine, (both(new[:, None, :-1], new[:, None, 1:]), both(values, values)), axis=3)
+    found = sums[0] - lax.rev(sums[1], (2,))
+    return found[:, 0] * x, found[:, 1]
 
 
 # --- the band ------------------------------------------------------------------------------------------
@@ -124,39 +144,28 @@ def bands(spec: Spec, columns: Float[Array, "batch 4 n"], scale: Array) -> tuple
 
     def ranges(own: int, visited: int, by_rows: bool):
         first, last = block_ends(spec.implementation, n, own)
+        starts, ends = _tiles.ends(n, visited)
         # By rows the last row of a block reaches furthest right; of columns the last one meets the furthest row.
-        high = _reach(columns, scale, last, cut, by_rows, 1)
-        low = _reach(columns, scale, first, cut, by_rows, -1)
-        return jnp.stack([low // visited, ceil_div(high + 1, visited)], axis=-1).astype(jnp.float32)
+        right = _alive(columns, scale, last, starts, cut, by_rows) & (starts > last[:, None])[None]
+        left = _alive(columns, scale, first, ends, cut, by_rows) & (ends < first[:, None])[None]
+        tile = lambda elements: (elements // visited).astype(np.float32)[None]
+        high = jnp.max(jnp.where(right, tile(starts)[:, None], tile(last)[..., None]), axis=-1)
+        low = jnp.min(jnp.where(left, tile(ends)[:, None], tile(first)[..., None]), axis=-1)
+        return jnp.stack([low, high + 1], axis=-1)
 
     rows, cols = (_tiles.matrix(spec.implementation, family, n, n) for family in ("rows", "columns"))
     return ranges(rows.rows, rows.columns, True), ranges(cols.columns, cols.rows, False)
 
 
-def _reach(columns, scale, elements, cut: float, by_rows: bool, side: int) -> Int[Array, "batch m"]:
-    """The furthest place on one side of the elements at which the drop is still above the cut."""
-    batch, _, n = columns.shape
-    start = jnp.broadcast_to(jnp.asarray(elements, jnp.int32), (batch, len(elements)))
-    at = lambda place: [gather(columns[:, c], place) for c in range(4)]
-    origin = at(start)
-
-    def alive(place):
-        row, column = (origin, at(place)) if by_rows else (at(place), origin)
-        steps, _, prefix = maths.centred(column, row)
-        # Row and first element are one here, so the row's own prefix is 0.
-        drop = 2 * (prefix - steps * (column[1] - maths.rough(row[1]))) - (column[1] - row[1])
-        return drop * scale[:, :, 0] > cut
-
-    def halve(_, state):
-        inside, outside = state  # distances from the element
-        middle = (inside + outside) // 2
-        place = jnp.clip(start + side * middle, 0, n - 1)
-        good = alive(place) & (start + side * middle == place)
-        return jnp.where(good, middle, inside), jnp.where(good, outside, middle)
-
-    state = jnp.zeros_like(start), jnp.full_like(start, n)
-    inside, _ = lax.fori_loop(0, max(1, n).bit_length(), halve, state)
-    return start + side * inside
+def _alive(columns, scale, elements: np.ndarray, places: np.ndarray, cut: float, by_rows: bool):
+    """(batch, m, t): whether the drop between the elements and the places, of a row and a column, is above the cut."""
+    origin, at = (_tiles.at(columns, index) for index in (elements, places))
+    origin, at = [origin[:, c, :, None] for c in range(4)], [at[:, c, None, :] for c in range(4)]
+    row, column = (origin, at) if by_rows else (at, origin)
+    steps, _, prefix = maths.centred(column, row)
+    # Row and first element are one here, so the row's own prefix is 0.
+    drop = 2 * (prefix - steps * (column[1] - maths.rough(row[1]))) - (column[1] - row[1])
+    return drop * scale > cut
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -168,7 +177,7 @@ def averages(
 
 
 def _sorted(spec, ranks, s, tau):
-    columns, scale = _columns(s), scale_of(s, tau)
+    columns, scale = _columns(spec.implementation, s), scale_of(s, tau)
     if ranks is not None:
         return Common(_rows(columns, ranks), columns, scale)
     return Common(_rows(columns, range(s.shape[1])), columns, scale, bands(spec, columns, scale))
@@ -184,7 +193,7 @@ def _averages_backward(spec, ranks, residuals, w):
     del ranks
     common, s, tau, norm, v = residuals
     _, columns, _ = _tiled.pull(spec, common, norm, _tiled.product(w, v))
-    return *_through_sorted(s, tau, [columns[:, c] for c in range(3)]), columns[:, 3:].astype(v.dtype)
+    return *_through_sorted(spec, s, tau, columns), columns[:, 3:].astype(v.dtype)
 
 
 averages.defvjp(_averages_forward, _averages_backward)
@@ -218,7 +227,7 @@ def _rank_backward(spec, residuals, rho):
     common, s, tau, norm, sums = residuals
     given = _tiled.offsets(jnp.stack([sums[:, 1] / sums[:, 0], rho / sums[:, 0]], axis=1))
     _, columns, _ = _tiled.pull(spec, common, norm, given, rank=True)
-    return _through_sorted(s, tau, [columns[:, c] for c in range(3)])
+    return _through_sorted(spec, s, tau, columns)
 
 
 rank_offsets.defvjp(_rank_forward, _rank_backward)
@@ -272,11 +281,7 @@ def apply(
     solve: Solve = whole,
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
-    s, permutation = sort_with_permutation(x)
-    if payload is None:
-        v = s[:, None]
-    else:
-        v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), -1, 1)
+    s, _, v = _order.ascending(implementation, x, payload)
     spec = _spec(implementation, mode)
     if _tiles.few("neuralsort", mode, len(ranks), x.shape[1]):
         return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(solve(AVERAGES, (spec, r), s, tau, v), 1, -1))
@@ -285,6 +290,7 @@ def apply(
 
 def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode, solve: Solve = whole) -> Keys:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
-    s, permutation = sort_with_permutation(x)
+    s, permutation, _ = _order.ascending(implementation, x)
     positions = lax.broadcasted_iota(jnp.float32, s.shape, 1)
-    return unsort(positions + solve(RANK_OFFSETS, (_spec(implementation, mode),), s, tau), permutation)
+    ranks = positions + solve(RANK_OFFSETS, (_spec(implementation, mode),), s, tau)
+    return _order.back(implementation, ranks[:, None], permutation)[:, 0]

@@ -10,15 +10,15 @@ from jax import Array, lax
 
 from softjax._modes import Mode
 from softjax._orders._base import Keys, PerRow, Ranks
-from softjax._orders._recurrence import decayed_sums
-from softjax._orders._sorted import pick, sort_with_permutation, unsort
+from softjax._orders._sorted import pick
 from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU
+from . import _order, _tiles
 from . import _recurrence_bodies as bodies
-from . import _tiles
 from ._launch import launch, scale_of
 from ._operands import OWN_COLUMNS, PARTS, SCALAR, results
+from ._scan import scan_of
 
 Channels = Float[Array, "batch d n"]
 
@@ -50,28 +50,33 @@ def _chunks(implementation: str, n: int) -> Chunks:
     return Chunks(n, _tiles.chunk(implementation, n).rows, implementation in MOSAIC_GPU)
 
 
-def carries(chunks: Chunks, s: Keys, scale: Float[Array, "batch 1 1"], u: Channels) -> Float[Array, "batch m k"]:
+def carries(implementation: str, s: Keys, scale: Float[Array, "batch 1 1"], u: Channels) -> Float[Array, "batch m k"]:
     """What the chunks see of the channels u on their left and right, and their first and last keys.
 
     Each is anchored at a chunk's end key, so that every exponential is at most 1.
     """
     batch, channels, n = u.shape
+    chunks = _chunks(implementation, n)
     m, size = chunks.count, chunks.size
-    first, last = s[:, chunks.starts], s[:, chunks.ends]
+    first, last = _tiles.at(s, chunks.starts), _tiles.at(s, chunks.ends)
     if m == 1:
         none = jnp.zeros((batch, 1, 2 * channels), jnp.float32)
         return jnp.concatenate([none, first[..., None], last[..., None]], axis=-1)
     cut = lambda a: jnp.pad(a, ((0, 0), (0, 0), (0, m * size - n))).reshape(batch, -1, m, size)
     keys, values = cut(s[:, None]), cut(u)
-    aligned = s[:, np.arange(m) * size]
+    aligned = _tiles.at(s, np.arange(m) * size)
     following = jnp.concatenate([aligned[:, 1:], last[:, -1:]], axis=1)[:, None, :, None]
     preceding = jnp.concatenate([first[:, :1], last[:, :-1]], axis=1)[:, None, :, None]
     near = scale[..., None]
     # Of the padding only the values are zero; its keys would overflow the exponential.
     to_right = jnp.sum(values * jnp.exp(jnp.minimum(keys - following, jnp.zeros_like(keys)) * near), axis=-1)
     to_left = jnp.sum(values * jnp.exp(jnp.minimum(preceding - keys, jnp.zeros_like(keys)) * near), axis=-1)
-    left = _scan(to_right, aligned, scale)
-    right = lax.rev(_scan(lax.rev(to_left, (2,)), -lax.rev(last, (1,)), scale), (2,))
+    backwards = lambda a: lax.rev(a, (a.ndim - 1,))
+    gains = jnp.stack([to_right, backwards(to_left)], axis=1)
+    left, right = jnp.unstack(
+        _scan(implementation, gains, jnp.stack([aligned, -backwards(last)], axis=1), scale), axis=1
+    )
+    right = backwards(right)
     if chunks.shifted:
         part = slice(int((m - 2) * size), int(chunks.starts[-1]))
         gap = (s[:, None, part] - first[:, None, -1:]) * scale
@@ -82,11 +87,14 @@ def carries(chunks: Chunks, s: Keys, scale: Float[Array, "batch 1 1"], u: Channe
     return jnp.moveaxis(jnp.concatenate([left, right, ends], axis=1), 1, 2)
 
 
-def _scan(gains: Float[Array, "batch c m"], anchors: Float[Array, "batch m"], scale) -> Float[Array, "batch c m"]:
+def _scan(
+    implementation: str, gains: Float[Array, "batch 2 c m"], anchors: Float[Array, "batch 2 m"], scale: Array
+) -> Float[Array, "batch 2 c m"]:
     """A with A_0 = 0 and A_{i+1} = exp(-(anchor_{i+1} - anchor_i) / tau) A_i + gain_i."""
-    decay = jnp.exp((anchors[:, :-1] - anchors[:, 1:]) * scale[:, 0])
-    shift = lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(1, 0)])
-    return decayed_sums(shift(decay), shift(gains[..., :-1]))[0]
+    decay = jnp.exp((anchors[..., :-1] - anchors[..., 1:]) * scale)[:, :, None]
+    shift = lambda a: jnp.pad(a, [(0, 0)] * 3 + [(1, 0)])
+    combine = lambda a, b: (a[0] * b[0], a[1] * b[0] + b[1])
+    return scan_of(implementation)(combine, (shift(decay), shift(gains[..., :-1])), axis=3)[1]
 
 
 def _numbers(s: Keys) -> Channels:
@@ -104,7 +112,7 @@ def _forward(implementation, s, tau, v):
     n, scale = s.shape[1], scale_of(s, tau)
     u = _numbers(s) if v is None else v
     ones = jnp.ones((s.shape[0], 1, n), jnp.float32)
-    carry = carries(_chunks(implementation, n), s, scale, jnp.concatenate([u, ones], axis=1))
+    carry = carries(implementation, s, scale, jnp.concatenate([u, ones], axis=1))
     given = () if v is None else (v,)
     outputs = results(s.dtype, columns=u.shape[1]) + results(jnp.float32, columns=1)
     inputs = (*(OWN_COLUMNS for _ in given), OWN_COLUMNS, SCALAR, PARTS)
@@ -127,7 +135,7 @@ def _backward(implementation, residuals, w):
     a = w / total
     b = jnp.sum(a * y, axis=1, keepdims=True)
     channels = jnp.concatenate([u, jnp.ones_like(total), a, b], axis=1)
-    carry = carries(_chunks(implementation, n), s, scale, channels)
+    carry = carries(implementation, s, scale, channels)
     given = (a, b, y) if v is None else (v, a, b, y)
     inputs = (*(OWN_COLUMNS for _ in given), OWN_COLUMNS, SCALAR, PARTS)
     outputs = results(jnp.float32, columns=2 + a.shape[1])
@@ -152,11 +160,7 @@ def apply(
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
     del mode
-    s, permutation = sort_with_permutation(x)
-    if payload is None:
-        v = s[:, None]
-    else:
-        v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), -1, 1)
+    s, _, v = _order.ascending(implementation, x, payload)
     # Half precision ends at the sort: differences of keys and of payloads are taken in float32.
     dtype, s, v = v.dtype, s.astype(jnp.float32), v.astype(jnp.float32)
     # Averages of offsets from the row's middle keep the digits of a payload far from zero.
@@ -168,9 +172,9 @@ def apply(
 def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     del mode
-    s, permutation = sort_with_permutation(x)
+    s, permutation, _ = _order.ascending(implementation, x)
     s = s.astype(jnp.float32)
     # Mosaic GPU's search for layouts does not come to an end where numbers are made in the kernel.
     v = _numbers(s) if implementation in MOSAIC_GPU else None
-    y = averages(implementation, s, tau, v)[:, 0] + float(x.shape[1] // 2)
-    return unsort(y, permutation).astype(x.dtype)
+    y = averages(implementation, s, tau, v) + float(x.shape[1] // 2)
+    return _order.back(implementation, y, permutation)[:, 0].astype(x.dtype)

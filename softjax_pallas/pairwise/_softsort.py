@@ -13,12 +13,12 @@ from jax import Array, lax
 
 from softjax._modes import Mode
 from softjax._orders._base import Keys, PerRow, Ranks
-from softjax._orders._sorted import pick, sort_with_permutation, unsort
+from softjax._orders._sorted import pick
 from softjax._orders.softsort import order_statistics
 from softjax._types import Float
 
-from .._kernel import MOSAIC_GPU, ceil_div
-from . import _recurrence, _tiled, _tiles
+from .._kernel import MOSAIC_GPU
+from . import _order, _recurrence, _tiled, _tiles
 from ._launch import scale_of
 from ._lean import Rule, Solve, whole
 from ._tiled import Common, Spec
@@ -90,8 +90,7 @@ averages.defvjp(_averages_forward, _averages_backward)
 
 def block_ends(implementation: str, n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """First and last elements of blocks of a length; Mosaic GPU's last one starts earlier instead of ending short."""
-    starts = np.arange(ceil_div(n, length)) * length
-    ends = np.minimum(starts + length, n) - 1
+    starts, ends = _tiles.ends(n, length)
     return (np.minimum(starts, n - length) if implementation in MOSAIC_GPU else starts), ends
 
 
@@ -101,18 +100,16 @@ def windows(implementation: str, s: Keys, tau: PerRow) -> tuple[Array, Array]:
 
     def ranges(own: int, visited: int):
         first, last = block_ends(implementation, n, own)
+        starts, ends = _tiles.ends(n, visited)
+        at = partial(_tiles.at, s)
         margin = tau[:, None] * 1.0001  # the kernel's own rounding of |s_i - s_j| / tau
-        place = partial(_places, s)
-        low = place(s[:, first] - margin, "left") // visited
-        high = ceil_div(place(s[:, last] + margin, "right"), visited)
-        return jnp.stack([low, high], axis=-1).astype(jnp.float32)
+        before = at(ends)[:, None] < (at(first) - margin)[:, :, None]
+        behind = at(starts)[:, None] > (at(last) + margin)[:, :, None]
+        bounds = jnp.sum(before, axis=-1), len(starts) - jnp.sum(behind, axis=-1)
+        return jnp.stack(bounds, axis=-1).astype(jnp.float32)
 
     rows, columns = (_tiles.matrix(implementation, family, n, n) for family in ("rows", "columns"))
     return ranges(rows.rows, rows.columns), ranges(columns.columns, columns.rows)
-
-
-def _places(s: Keys, values: Float[Array, "batch m"], side: str) -> Array:
-    return jax.vmap(lambda a, v: jnp.searchsorted(a, v, side=side))(s, values).astype(jnp.int32)
 
 
 def rows(
@@ -132,11 +129,7 @@ def apply(
         return jnp.moveaxis(y, 1, -1)
     if mode.degree is None:
         return _recurrence.apply(implementation, x, ranks, payload, tau, mode)
-    s, permutation = sort_with_permutation(x)
-    if payload is None:
-        v = s[:, None]
-    else:
-        v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), -1, 1)
+    s, _, v = _order.ascending(implementation, x, payload)
     y = averages(_spec(implementation, mode), True, s, s, tau, v)
     return pick(jnp.moveaxis(y, 1, -1), ranks)
 
@@ -145,8 +138,8 @@ def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     if mode.degree is None:
         return _recurrence.rank(implementation, x, tau, mode)
-    s, permutation = sort_with_permutation(x)
+    s, permutation, _ = _order.ascending(implementation, x)
     n = s.shape[1]
     numbers = lax.broadcasted_iota(jnp.float32, (s.shape[0], 1, n), 2) - float(n // 2)
-    y = averages(_spec(implementation, mode), True, s, s, tau, numbers)[:, 0]
-    return unsort(y + float(n // 2), permutation).astype(x.dtype)
+    y = averages(_spec(implementation, mode), True, s, s, tau, numbers)
+    return _order.back(implementation, y + float(n // 2), permutation)[:, 0].astype(x.dtype)

@@ -3,10 +3,14 @@
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
 from softjax._modes import Mode
 
 from .. import tuning
-from .._kernel import MOSAIC_GPU, Tile, power_of_two
+from .._kernel import MOSAIC_GPU, Tile, ceil_div, power_of_two
 
 LEAST = 64
 """Rows, or elements of a chunk, of the smallest tile on Mosaic GPU: a warpgroup's."""
@@ -41,6 +45,23 @@ def chunk(implementation: str, n: int) -> Tile:
         return tile
     size = min(tile.rows, n // LEAST * LEAST)
     return replace(tile, rows=size, columns=size)
+
+
+def ends(n: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and last elements of tiles of a length; the last tile may be shorter."""
+    starts = np.arange(ceil_div(n, length)) * length
+    return starts, np.minimum(starts + length, n) - 1
+
+
+def at(values: Array, places: np.ndarray) -> Array:
+    """values[..., places] of ascending places; by slices where they are evenly spaced but for the last."""
+    part = lambda first, last, step=1: lax.slice_in_dim(values, int(first), int(last) + 1, int(step), axis=-1)
+    steps = np.diff(places)
+    if len(set(steps)) <= 1:
+        return part(places[0], places[-1], max(steps, default=1))
+    if len(set(steps[:-1])) > 1:
+        return values[..., places]
+    return jnp.concatenate([part(places[0], places[-2], steps[0]), part(places[-1], places[-1])], axis=-1)
 
 
 def tiles(op: str, implementation: str, *arguments: Any) -> dict[str, int]:

@@ -15,7 +15,7 @@ from softjax._fused import run
 from softjax._modes import MODES, Mode
 from softjax._orders._base import Forms
 
-from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, Traced, cannot_run, unsupported
+from .._kernel import IMPLEMENTATIONS, LINES, MOSAIC_GPU, Named, Traced, cannot_run, unsupported
 from ._lean import Restoring, Saving
 from ._tiles import LEAST, few
 
@@ -188,6 +188,9 @@ class Compiled(NamedTuple):
 def kernels_for_aot(implementation: str) -> Iterator[Compiled]:
     """Every kernel of this package, value and gradient, for each mode and dtype it is built for."""
     n = 1000
+    if implementation in LINES:  # where XLA's padding of arrays around the kernels would show
+        for order, mode in (("softsort", "smooth"), ("neuralsort", "c0")):
+            yield _compiled((implementation, order, "apply"), mode, jnp.float32, (2048, range(2048), 2), batch=64)
     for order in ORDERS:
         for mode in ("smooth", "c0", "c1", "c2"):
             calls = [("rows", range(n), 0), ("apply", range(n), 2), ("rank", range(n), 0)]
@@ -211,12 +214,14 @@ def _mode(name: str) -> Mode:
     return mode
 
 
-def _compiled(which: tuple[str, str, str], mode: str, dtype: Any, case: tuple[int, range, int]) -> Compiled:
+def _compiled(
+    which: tuple[str, str, str], mode: str, dtype: Any, case: tuple[int, range, int], batch: int = 2
+) -> Compiled:
     (implementation, order, op), (n, ranks, channels) = which, case
     form, entry = getattr(forms(implementation)[order], op), _mode(mode)
-    arrays = (jax.ShapeDtypeStruct((2, n), dtype), jax.ShapeDtypeStruct((2,), jnp.float32))
+    arrays = (jax.ShapeDtypeStruct((batch, n), dtype), jax.ShapeDtypeStruct((batch,), jnp.float32))
     if channels:
-        arrays = (*arrays, jax.ShapeDtypeStruct((2, n, channels), dtype))
+        arrays = (*arrays, jax.ShapeDtypeStruct((batch, n, channels), dtype))
 
     def value(x, tau, *v):
         more = () if op == "rank" else (ranks,) if op == "rows" else (ranks, v[0] if v else None)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from softjax._modes import MODES
 
+from .._kernel import LINES
 from ._kernels import kernels
 from ._limits import DTYPES, MAX_ANCHORS, max_payload
 from ._spec import Operands, Spec
@@ -59,6 +60,8 @@ def kernels_for_aot(implementation: str) -> Iterator[tuple[str, Callable[..., An
             yield from _pair(implementation, spec, dtype)
     for op, n, wanted, columns, mode in PASSES:
         yield _passes(implementation, (op, n, wanted, columns), mode)
+    if implementation in LINES:  # where XLA's padding of arrays around the kernels would show
+        yield _passes(implementation, ("apply", 2048, 2048, 1), "smooth", _BATCH)
 
 
 def _pair(implementation: str, spec: Spec, dtype: str):
@@ -73,12 +76,12 @@ def _pair(implementation: str, spec: Spec, dtype: str):
     yield f"{what}-backward", partial(run.backward, spec), (at, vector, cotangent)
 
 
-def _passes(implementation: str, call: tuple[str, int, int, int], name: str):
+def _passes(implementation: str, call: tuple[str, int, int, int], name: str, batch: int = 2):
     """Value and gradient of a form of many anchors: all of its kernels in the solver's loop."""
     op, n, k, columns = call
     form, mode = getattr(forms(implementation)["ot"], op), MODES[name]
     number: Any = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    arrays = (number((2, n)), number((2,)), *((number((2, n, columns)),) if columns else ()))
+    arrays = (number((batch, n)), number((batch,)), *((number((batch, n, columns)),) if columns else ()))
 
     def value(x, tau, *payload):
         more = () if op == "rank" else (range(n - k, n), *payload)

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
 from softjax._modes import Mode
 from softjax._orders import ot
-from softjax._transport import Potentials, Problem, newton, rounding, sinkhorn_rounds
+from softjax._transport import Potentials, Problem, newton, rounding, sinkhorn_rounds, start
 from softjax._transport_stream import conjugate_gradients
 from softjax._types import Float
 
-from .._kernel import Traced
+from .._kernel import LINES, Traced
 from ..pairwise._tiled import Spec
+from ..pairwise._tiles import at
 from ._limits import pass_anchors
 from ._passes import AnchorChannels, Direction, KeyChannels, Norm, Passes, chunks, passes
 
@@ -32,10 +34,11 @@ GRADIENT_LIMIT = 500
 
 
 class Stream(NamedTuple):
-    """What is static: the implementation's name and the mode."""
+    """What is static: the implementation's name, the mode and the wanted ranks."""
 
     implementation: str
     mode: Mode
+    ranks: range
 
     @property
     def spec(self) -> Spec:
@@ -60,18 +63,27 @@ def _curved(at: Passes, damping: Float[Array, " batch"]) -> Callable[[Potentials
     return lambda v: at.laplacian(v) + damping[:, None] * v
 
 
+def _start(stream: Stream, problem: Problem) -> Potentials:
+    """`softjax._transport.start` by slices: the cells' sizes follow from the ranks."""
+    n = problem.y.shape[1]
+    cut = np.clip(np.cumsum(ot.cells(stream.ranks, n))[:-1], 1, n - 1)
+    s = lax.sort(problem.y, dimension=1, is_stable=False)
+    return start(problem, (at(s, cut - 1) + at(s, cut)) / 2)
+
+
 def solve(stream: Stream, problem: Problem) -> Solution:
     """Potentials at which every anchor receives its mass."""
 
     def evaluate(psi):
-        at = passes(stream.spec, problem, psi)
-        return at.received() - problem.masses[None], (psi, at.norm)
+        plan = passes(stream.spec, problem, psi)
+        return plan.received() - problem.masses[None], (psi, plan.norm)
 
     def step(curvature, residual, damping):
         matvec = _curved(Solution(problem, *curvature).passes(stream), damping)
         return conjugate_gradients(matvec, residual, STEP_TOLERANCE, STEP_LIMIT)
 
-    psi, _ = newton(problem, evaluate, step, rounds=sinkhorn_rounds(stream.mode))
+    first = _start(stream, problem) if stream.implementation in LINES else None
+    psi, _ = newton(problem, evaluate, step, rounds=sinkhorn_rounds(stream.mode), first=first)
     return Solution(problem, psi, passes(stream.spec, problem, psi).norm)
 
 
@@ -190,28 +202,31 @@ class StreamKernel(Traced):
     def rows(self, x, ranks, tau, mode):
         """Rows of P, (batch, r, n)."""
         problem, bins = self._problem(x, ranks, tau)
-        plan = distributions(Stream(self.implementation, mode), x.dtype, problem)
-        return jnp.swapaxes(plan[:, :, bins], 1, 2)
+        plan = distributions(Stream(self.implementation, mode, ranks), x.dtype, problem)
+        return jnp.swapaxes(at(plan, bins), 1, 2)
 
     def apply(self, x, ranks, payload, tau, mode):
         """Rows of P times a payload, (batch, r, d)."""
         payload = x[:, :, None] if payload is None else payload
         problem, bins = self._problem(x, ranks, tau)
         channels = jnp.swapaxes(payload, 1, 2).astype(jnp.float32)
-        found = averages(Stream(self.implementation, mode), problem, channels)
-        return jnp.swapaxes(found[:, :, bins], 1, 2).astype(payload.dtype)
+        found = averages(Stream(self.implementation, mode, ranks), problem, channels)
+        return jnp.swapaxes(at(found, bins), 1, 2).astype(payload.dtype)
 
     def rank(self, x, tau, mode):
         """Every key's expected anchor, (batch, n)."""
         n = x.shape[1]
         problem, _ = self._problem(x, range(n), tau)
         positions = jnp.minimum(jnp.arange(problem.anchors.shape[0], dtype=jnp.float32), n - 1)
-        return expectations(Stream(self.implementation, mode), problem, positions).astype(x.dtype)
+        return expectations(Stream(self.implementation, mode, range(n)), problem, positions).astype(x.dtype)
 
     def _problem(self, x, ranks, tau) -> tuple[Problem, Any]:
         """The problem in float32, and which anchors are wanted; further ones are empty."""
-        target = ot.targets(ranks, x.shape[1], jnp.dtype(jnp.float32))
-        k = target.masses.shape[0]
-        missing = (0, pass_anchors(k, self.implementation) - k)
-        anchors, masses = jnp.pad(target.anchors, missing, mode="edge"), jnp.pad(target.masses, missing)
-        return Problem(x.astype(jnp.float32), anchors, masses, tau.astype(jnp.float32)), target.bins
+        n = x.shape[1]
+        masses = ot.cells(ranks, n).astype(np.float32)
+        k = len(masses)
+        size = pass_anchors(k, self.implementation)
+        # Numbers of a device's own making take no memory, as a constant's would.
+        anchors = jnp.minimum(jnp.arange(size, dtype=jnp.float32), k - 1) / max(k - 1, 1)
+        masses = jnp.asarray(np.pad(masses, (0, size - k)))
+        return Problem(x.astype(jnp.float32), anchors, masses, tau.astype(jnp.float32)), ot.wanted_bins(ranks, n)

@@ -94,6 +94,11 @@ def kernels(text: str) -> tuple[str, ...]:
     return tuple(sorted(re.findall(r'kernel_hash = "((?:[^"\\]|\\.)*)"', text)))
 
 
+def largest_matrix(shapes: object) -> int:
+    """Bytes of the largest argument with two axes: the keys (batch, n)."""
+    return max(a.size * a.dtype.itemsize for a in jax.tree.leaves(shapes) if a.ndim == 2)
+
+
 def main(target: str, implementation: str, pattern: str = "") -> None:
     """Compile with the tiles of the target's device kind, where they were tuned, and print the rows."""
     path = tuning.file_of(targets.KINDS.get(target, ""))
@@ -117,6 +122,7 @@ def compile_all(target: str, implementation: str, pattern: str) -> None:
                 compiled, report = captured(targets.compile, mesh, lowered)
                 memory = compiled.memory_analysis()
                 row |= {"temp": memory.temp_size_in_bytes, "result": memory.output_size_in_bytes}
+                row |= {"arguments": memory.argument_size_in_bytes, "keys": largest_matrix(shapes)}
                 if implementation == "pallas_triton":
                     report = triton_report(lowered, target)
                 if target in targets.CAPABILITY:

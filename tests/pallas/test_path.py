@@ -1,6 +1,8 @@
 """The path taken: each implementation's kernels are in the lowered text, under their names."""
 
+import re
 from contextlib import nullcontext
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,3 +61,37 @@ def test_the_xla_form_has_none():
     """The check above can fail."""
     text = lowered(ORDERS["softsort"].xla, "apply", "cuda")
     assert "softjax_" not in text and "triton" not in text and "mosaic" not in text
+
+
+def moves(implementation, order, op, mode):
+    """Which gathers and scatters are in the text of value and gradient, with two channels of payload for `apply`."""
+    number = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    form, n = getattr(pairwise.forms(implementation)[order], op), 300
+    arrays = number((2, n)), number((2,)), *([number((2, n, 2))] if op == "apply" else [])
+
+    def loss(x, tau, *payload):
+        more = () if op == "rank" else (range(n), *payload)
+        return jnp.sum(jnp.sin(form(x, *more, tau, MODES[mode])))
+
+    platform = TARGETS[implementation][0]
+    traced = jax.jit(jax.grad(loss, tuple(range(len(arrays))))).trace(*arrays)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return set(re.findall(r"stablehlo\.(gather|scatter)", text))
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c0"])
+@pytest.mark.parametrize(
+    ("order", "op"),
+    [("softsort", "apply"), ("softsort", "rank"), *(("neuralsort", op) for op in ("rows", "apply", "rank"))],
+)
+def test_sorts_move_everything_on_a_tpu(order, op, mode):
+    """XLA pads a last axis to 128 there: gathered channels, or indices, would take 512 bytes an element."""
+    assert moves("pallas_mosaic_tpu", order, op, mode) == set()
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+def test_elsewhere_gathers_do():
+    """The check above can fail."""
+    device = AbstractDevice(device_kind="NVIDIA A100-SXM4-80GB", num_cores=108, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        assert moves("pallas_triton", "neuralsort", "apply", "c0") == {"gather", "scatter"}

@@ -175,11 +175,12 @@ def plan_of(implementation, mode, n=20, k=18):
 
     rng = np.random.default_rng(0)
     number = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-    target = ot.targets(range(n - k + 1, n), n, jnp.dtype(jnp.float32))
+    ranks = range(n - k + 1, n)
+    target = ot.targets(ranks, n, jnp.dtype(jnp.float32))
     assert target.anchors.shape == (k,)
     y = jnp.asarray(keys(1, n), jnp.float32)
     problem = _transport.Problem(y, target.anchors, target.masses, jnp.full(1, 0.3, jnp.float32))
-    return _stream.Stream(implementation, MODES[mode]).spec, problem, number
+    return _stream.Stream(implementation, MODES[mode], ranks).spec, problem, number
 
 
 @slow

@@ -131,3 +131,20 @@ def test_no_vector_of_anchors_is_a_column_in_a_tpus_memory(payload):
         (call,) = [e for e in program.eqns if e.primitive.name == "pallas_call"]
         shapes = [v.aval.shape for v in (*call.invars, *call.outvars)]
         assert all(s[-1] > 1 or s == (batch, 1, 1) for s in shapes), shapes
+
+
+@pytest.mark.parametrize("op", ["apply", "rank"])
+def test_passes_over_many_anchors_gather_nothing_on_a_tpu(op):
+    """What the test above says of columns holds for gathered ones, and for indices."""
+    from softjax_pallas import transport
+
+    n = 300
+    form = getattr(transport.forms("pallas_mosaic_tpu")["ot"], op)
+
+    def loss(x, tau, payload):
+        return jnp.sum(jnp.sin(form(x, *((range(n), payload) if op == "apply" else ()), tau, MODES["smooth"])))
+
+    shapes = ((2, n), (2,), (2, n, 2))
+    traced = jax.jit(jax.grad(loss)).trace(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))
+    text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert "softjax_transport" in text and "stablehlo.gather" not in text

@@ -3,6 +3,9 @@
 The derivation, and what P, D, phi, theta, q and the centres are, is in `softjax._orders._band`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -144,14 +147,16 @@ def _tie_tangent(s: Array, tau: Array, ds: Array) -> Array:
     return (own - others) / tau
 
 
-def _through_logits(s: Array, tau: Array, flux: Array, moment: Array, work: Array) -> tuple[Array, Array]:
+def _through_logits(
+    s: Array, tau: Array, flux: Array, moment: Array, work: Array, *, ties: Callable[..., Any] = tie_terms
+) -> tuple[Array, Array]:
     """Cotangents (s, tau) from the sums over r of q_rj, (r - j) q_rj and q_rj D_rj; q's rows sum to 0.
 
     tau dL_rj = (2(r - j) + 1) ds_j + 2 sum_{i<j} ds_i + (a constant of the row), hence
     tau sbar_j = 2 moment_j + flux_j + 2 sum_{i>j} flux_i; and dD / dtau = -D / tau.
     """
     after = lax.cumsum(flux, axis=1, reverse=True) - flux
-    own, others = tie_terms(s, flux)
+    own, others = ties(s, flux)
     sbar = (2 * moment + flux + 2 * after + (own + others)) / tau
     return sbar, -jnp.sum(work, -1, keepdims=True) / tau
 
