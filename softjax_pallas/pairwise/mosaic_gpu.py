@@ -22,6 +22,9 @@ from ._operands import Operand
 from ._program import Program
 from ._tiles import fit
 
+MOST_ROWS = 65_535
+"""Rows of the batch in one launch: CUDA's limit of a grid's second dimension."""
+
 SINGLES = (64, 8), (16, 8), (4, 8), (1,)
 """Tiles within tiles: 64 rows over four warps, and 4 rows of 8 columns over a warp's lanes, one element each."""
 
@@ -201,6 +204,9 @@ def run(
         out = [jax.ShapeDtypeStruct((batch, *o.shape(*sizes)), o.dtype) for o in outputs]
         if batch == 0:
             return tuple(jnp.zeros(o.shape, o.dtype) for o in out)
+        if batch > MOST_ROWS:
+            pieces = [call(*(a[i : i + MOST_ROWS] for a in arrays)) for i in range(0, batch, MOST_ROWS)]
+            return tuple(jnp.concatenate(parts) for parts in zip(*pieces, strict=True))
         with tracing():
             launch = plgpu.kernel(
                 kernel,

@@ -8,7 +8,9 @@ import suite
 from cases import UNIT, x64
 
 from softjax._modes import MODES
-from softjax_pallas import pairwise
+from softjax_pallas import _kernel, pairwise
+from softjax_pallas.pairwise import mosaic_gpu
+from softjax_pallas.pairwise.op import LeanKernel
 
 
 @pytest.mark.slow
@@ -83,3 +85,31 @@ def test_unsupported_calls_say_why():
         pairwise.forms("pallas_mosaic_gpu")["softsort"].rows(x, range(10), tau, smooth)
     with pytest.raises(ValueError, match="implementation"):
         pairwise.forms("pallas_nothing")
+
+
+def test_a_large_batch_takes_several_launches(monkeypatch):
+    """A grid's second dimension has a limit on CUDA; what comes of several launches is what comes of one."""
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    x = jnp.asarray(suite.keys(5, 64), jnp.float32)
+    kernel = LeanKernel("pallas_interpret_gpu", "softsort", "rows")
+    run = lambda x: kernel.value(x, range(64), jnp.full(5, 0.3), MODES["smooth"])
+    one = jax.jit(run)(x)
+    launched, launch = [], plgpu.kernel
+
+    def counted(body, *, out_type, **options):
+        launched.append(out_type[0].shape[0])
+        return launch(body, out_type=out_type, **options)
+
+    monkeypatch.setattr(mosaic_gpu, "MOST_ROWS", 2)
+    monkeypatch.setattr(plgpu, "kernel", counted)
+    jax.clear_caches()
+    several = jax.jit(run)(x)
+    assert launched == [2, 2, 1]
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_rows_that_tell_a_batch_fit_one_launch():
+    """Shapes of what is saved are found with a batch of so many."""
+    assert mosaic_gpu.MOST_ROWS >= _kernel._PRIME
