@@ -84,10 +84,12 @@ def logits(psi: Potentials, problem: Problem) -> Plan:
     return lax.optimization_barrier(level[:, :, None] + jnp.maximum(lift, _NEVER))
 
 
-def start(problem: Problem, boundary: Potentials | None = None) -> Potentials:
+def start(
+    problem: Problem, boundary: Potentials | None = None, cumsum: Callable[..., Array] = jnp.cumsum
+) -> Potentials:
     """The dual of the hard problem: two anchors' logits are equal at the boundary of their cells.
 
-    `boundary` (batch, k - 1) where it is known.
+    `boundary` (batch, k - 1) where it is known; `cumsum` where another form suits a compiler better.
     """
     y, anchors, masses, tau = problem
     if boundary is None:
@@ -95,7 +97,7 @@ def start(problem: Problem, boundary: Potentials | None = None) -> Potentials:
         s = jnp.sort(y, axis=-1)
         cut = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, max(n - 1, 1))
         boundary = (jnp.take(s, cut - 1, axis=-1) + jnp.take(s, jnp.minimum(cut, n - 1), axis=-1)) / 2
-    psi = jnp.cumsum(jnp.diff(anchors)[None] * (1 - 2 * boundary), axis=-1) / tau[:, None]
+    psi = cumsum(jnp.diff(anchors)[None] * (1 - 2 * boundary), axis=-1) / tau[:, None]
     psi = jnp.concatenate([jnp.zeros_like(psi[:, :1]), psi], axis=-1)
     return psi - jnp.mean(psi, axis=-1, keepdims=True)
 

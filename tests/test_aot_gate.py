@@ -9,7 +9,9 @@ import pytest
 from judgement import TOLERANCE, Baseline
 
 sys.path.append(str(Path(__file__).parent / "aot"))
+import buffers
 import bundles
+import table
 
 GPU = {"target": "h200", "implementation": "pallas_triton", "kernel": "sort", "compiler": "ptxas 1", "temp": 0}
 TPU = {"target": "v5e", "implementation": "pallas_mosaic_tpu", "kernel": "sort", "compiler": "libtpu 1", "temp": 0}
@@ -35,6 +37,17 @@ MXU, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU
 == UTILIZATION:
 0 0 4 0 0 1 2 0 1 2
 0 0 4 0 0 1 0 0 0 2
+"""
+
+BUFFERS = """BufferAssignment:
+allocation 0: size 512, page 0, thread-local:
+ value: <62 add @0> (size=512,offset=0): f32[]{:T(128)}
+allocation 1: size 8192, page 0, parameter 0, shape |f32[2,1000]| at ShapeIndex {}:
+allocation 2: size 8192, page 0, maybe-live-out:
+allocation 3: size 1536, color 6, page 0, preallocated-temp:
+allocation 4: size 98304, page 0, preallocated-temp:
+ value: <366 iota @0> (size=8192,offset=32768): s32[2,1000]{1,0:T(2,128)}
+allocation 5: size 254976, color 1, page 0, preallocated-temp:
 """
 
 
@@ -137,6 +150,27 @@ def test_bundles_of_the_innermost_loops():
 
 def test_spilled_vector_registers():
     assert bundles.spilled(UNITS) == 3
+
+
+def test_temporaries_in_memory():
+    """Of all allocations, what is for temporaries and in no other memory."""
+    assert buffers.temporary(BUFFERS) == 98_304
+    assert buffers.temporary(BUFFERS.replace("allocation 4: size 98304, page 0, preallocated-temp:\n", "")) == 0
+    with pytest.raises(AssertionError, match="no allocations"):
+        buffers.temporary("BufferAssignment:\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "keys", "most"),
+    [("h200", 8_000, 2**20), ("v5p", 8_000, 2**20), ("v5e", 2**19, 2**20), ("v5p", 2**19, 2**20 + 17 * 2**19)],
+)
+def test_temporary_memory_is_bounded(target, keys, most):
+    """The result and 1 MiB; on v5p vectors of a large batch beside."""
+    row = {"target": target, "keys": keys, "result": 100, "temp": 100 + most, "registers": [64]}
+    assert table.problem(row) is None
+    assert (
+        table.problem(row | {"temp": 101 + most}) == f"takes {101 + most} bytes of temporary memory for a result of 100"
+    )
 
 
 def test_committed_baseline_is_readable():

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .._kernel import jax_version, unsupported
+from .._kernel import LINES, jax_version, unsupported
 
 _HALVES = ("float32", "bfloat16", "float16")
 DTYPES: dict[str, tuple[str, ...]] = {
@@ -22,9 +22,8 @@ MAX_ANCHORS = {
 }
 """The k x k system is eliminated in registers (VMEM on TPU): beyond this it spills."""
 
-PASS_VMEM, PASS_LINES = 12 << 20, 24
-"""Bytes of VMEM for a pass over many anchors, of the 16 MiB by default, and the lines of one float32 for each key, or
-anchor, that it holds: keys, shift and inv, c, and seven channels, each in whole groups of sublanes; twice in flight."""
+PASS_VMEM = 12 << 20
+"""Bytes of VMEM for a pass over many anchors, of the 16 MiB by default."""
 
 TILE = 64
 """Keys and anchors of a Mosaic GPU program's tile where anchors are many."""
@@ -57,9 +56,22 @@ def pass_anchors(k: int, implementation: str) -> int:
     return max(TILE, -(-k // 8) * 8) if implementation in MIN_KEYS else k
 
 
-def pass_channels(implementation: str) -> int:
-    """Channels of a payload that a pass visits at once: what registers hold; with the anchors' own, eight sublanes."""
-    return 4 if implementation in MIN_KEYS else 7
+def pass_channels(implementation: str, line: int) -> int:
+    """Channels of a payload that a pass visits at once, of at most `line` keys or anchors: what registers hold.
+
+    A TPU has room for two groups of sublanes, but for the anchors' own channel, where VMEM has it for so long lines.
+    """
+    if implementation in LINES and 4 * line * _pass_lines(_MOST) <= PASS_VMEM:
+        return _MOST
+    return 4 if implementation in MIN_KEYS else _FEWEST
+
+
+_FEWEST, _MOST = 7, 15
+
+
+def _pass_lines(channels: int) -> int:
+    """Numbers for each key, or anchor, that a pass holds: keys, shift and inv, c and the channels, twice in flight."""
+    return 2 * (8 + 8 + -(-(1 + channels) // 8) * 8)  # in whole groups of sublanes
 
 
 OPS = ("rows", "apply", "rank", "mask")
@@ -92,8 +104,8 @@ def _no_pass(op: str, n: int, k: int, implementation: str) -> str | None:
     if implementation in MIN_KEYS and n < TILE:
         return f"{n} keys do not fill a tile of {TILE}, and loads of {implementation} have no masks"
     if implementation == "pallas_mosaic_tpu":
-        line, lane_tile = 4 * max(n, k), 128
-        block = 2 * (PASS_LINES * line + (lane_tile * line if op == "rows" else 0))
+        lane_tile = 128
+        block = 4 * max(n, k) * (_pass_lines(_FEWEST) + (2 * lane_tile if op == "rows" else 0))
         if block > PASS_VMEM:
             return f"a pass over {n} keys and {k} anchors holds {block} bytes, more than {PASS_VMEM} of VMEM"
     return None

@@ -66,6 +66,12 @@ class Passes:
             self.spec, body, False, self.common, (operands, (*given[1], *more)), results(FLOAT, columns=channels)
         )[0]
 
+    def chunks(self, channels: Float[Array, "batch d _"]) -> list[Float[Array, "batch c _"]]:
+        """Channels in groups of what a pass visits at once."""
+        line = max(self.common.rows.shape[2], self.common.columns.shape[2])
+        size = pass_channels(self.spec.implementation, line)
+        return [channels[:, first : first + size] for first in range(0, channels.shape[1], size)]
+
     def received(self) -> Potentials:
         """The mass that each anchor receives."""
         return self._by_anchors(bodies.collect, ((), ()), (self.norm,), 1)[:, 0]
@@ -74,7 +80,7 @@ class Passes:
         """Per anchor the sums of p times the payload, and of p."""
         parts = [
             self._by_anchors(bodies.collect, ((WHOLE_ROWS,), (part,)), (self.norm,), part.shape[1] + 1)
-            for part in chunks(self.spec.implementation, payload)
+            for part in self.chunks(payload)
         ]
         return jnp.concatenate([part[:, :-1] for part in parts], axis=1), parts[0][:, -1]
 
@@ -115,9 +121,3 @@ def passes(spec: Spec, problem: Problem, psi: Potentials, norm: Norm | None = No
     if norm is not None:
         return Passes(spec, common, norm)
     return Passes(spec, common, run(spec, bodies.norms, True, common, ((), ()), results(FLOAT, rows=2))[0])
-
-
-def chunks(implementation: str, channels: Float[Array, "batch d _"]) -> list[Float[Array, "batch c _"]]:
-    """Channels in groups of what a pass visits at once."""
-    size = pass_channels(implementation)
-    return [channels[:, first : first + size] for first in range(0, channels.shape[1], size)]

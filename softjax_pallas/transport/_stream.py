@@ -22,10 +22,11 @@ from softjax._transport_stream import conjugate_gradients
 from softjax._types import Float
 
 from .._kernel import LINES, Traced
+from ..pairwise._scan import doubled
 from ..pairwise._tiled import Spec
 from ..pairwise._tiles import at
 from ._limits import pass_anchors
-from ._passes import AnchorChannels, Direction, KeyChannels, Norm, Passes, chunks, passes
+from ._passes import AnchorChannels, Direction, KeyChannels, Norm, Passes, passes
 
 STEP_TOLERANCE, STEP_LIMIT = 1e-2, 100
 """Conjugate gradients of a Newton step, which is checked and damped: two digits do."""
@@ -64,11 +65,11 @@ def _curved(at: Passes, damping: Float[Array, " batch"]) -> Callable[[Potentials
 
 
 def _start(stream: Stream, problem: Problem) -> Potentials:
-    """`softjax._transport.start` by slices: the cells' sizes follow from the ranks."""
+    """`softjax._transport.start` by slices, since the cells' sizes follow from the ranks, and by a loop (`doubled`)."""
     n = problem.y.shape[1]
     cut = np.clip(np.cumsum(ot.cells(stream.ranks, n))[:-1], 1, n - 1)
     s = lax.sort(problem.y, dimension=1, is_stable=False)
-    return start(problem, (at(s, cut - 1) + at(s, cut)) / 2)
+    return start(problem, (at(s, cut - 1) + at(s, cut)) / 2, partial(doubled, jnp.add))
 
 
 def solve(stream: Stream, problem: Problem) -> Solution:
@@ -132,7 +133,7 @@ def _averages_backward(stream, residuals, g):
     solution, payload, share = residuals
     u = g * share  # a constant: the potentials' derivative keeps what anchors receive
     alone = jnp.zeros_like(u[:, :1])
-    parts, keys = (chunks(stream.implementation, channels) for channels in (u, payload))
+    parts, keys = map(solution.passes(stream).chunks, (u, payload))
     directions = [Direction(jnp.concatenate([part, alone], axis=1), w) for part, w in zip(parts, keys, strict=True)]
     dproblem, dpayload = cotangents(stream, solution, directions)
     return dproblem, jnp.concatenate(dpayload, axis=1)

@@ -13,24 +13,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import buffers
 import bundles
 import targets
 
 DUMP = Path(tempfile.mkdtemp(prefix="softjax-aot-"))
-"""Where libtpu writes its schedules."""
+"""Where libtpu writes its schedules, and XLA what it assigns to buffers."""
+SCHEDULES, BUFFERS = DUMP / "schedules", DUMP / "buffers"
+SCHEDULES.mkdir()
 atexit.register(shutil.rmtree, DUMP, ignore_errors=True)
 targets.prepare()
-os.environ["LIBTPU_INIT_ARGS"] = bundles.options(str(DUMP))
+os.environ["LIBTPU_INIT_ARGS"] = bundles.options(str(SCHEDULES))
 import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
 
 import softjax_pallas  # noqa: E402
 from softjax_pallas import tuning  # noqa: E402
 
-PACKAGES = (softjax_pallas.pairwise, softjax_pallas.transport)
-"""Each has `kernels_for_aot(implementation)`, which yields (name, function, shapes)."""
+PACKAGES = {softjax_pallas.pairwise: ("rows", "columns", "chunks"), softjax_pallas.transport: ("transport",)}
+"""Each has `kernels_for_aot(implementation)`, which yields (name, function, shapes), and families of tiles."""
+
+
+Seen = dict[tuple[str, ...], tuple[list[int], int]]
+"""Registers and spills of what a process has compiled: it compiles a Mosaic GPU kernel once, and half precision is
+float32's after a conversion in XLA."""
 
 
 def captured(function: Callable, *arguments) -> tuple[object, str]:
@@ -100,39 +108,50 @@ def largest_matrix(shapes: object) -> int:
 
 
 def main(target: str, implementation: str, pattern: str = "") -> None:
-    """Compile with the tiles of the target's device kind, where they were tuned, and print the rows."""
+    """Compile with the tiles of the target's device kind, and with the default's what differs; print the rows."""
     path = tuning.file_of(targets.KINDS.get(target, ""))
-    with tuning.override(tuning.load(path) if path.exists() else tuning.Table()):
-        compile_all(target, implementation, pattern)
+    tuned = tuning.load(path) if path.exists() else tuning.Table()
+    default = tuning.load(tuning.FOLDER / "default.json").tiles.get(implementation, {})
+    own = {family for family, tile in tuned.tiles.get(implementation, {}).items() if tile != default.get(family)}
+    seen: Seen = {}
+    with tuning.override(tuned):
+        compile_all(target, implementation, pattern, PACKAGES, seen)
+    with tuning.override(tuning.Table()):  # which other kinds of its architecture have
+        again = [package for package, families in PACKAGES.items() if own & set(families)]
+        compile_all(target, implementation, pattern, again, seen, " with default tiles")
 
 
-def compile_all(target: str, implementation: str, pattern: str) -> None:
-    """Print a row for each kernel."""
-    mesh = targets.mesh(target)
-    seen = {}  # a process compiles a Mosaic GPU kernel once; half precision is float32's after a conversion in XLA
-    for package in PACKAGES:
+def compile_all(
+    target: str, implementation: str, pattern: str, packages: Iterable, seen: Seen, variant: str = ""
+) -> None:
+    """Print a row for each kernel; of a variant, for those that were not seen."""
+    mesh, on_gpu = targets.mesh(target), target in targets.CAPABILITY
+    for package in packages:
         for name, function, shapes in package.kernels_for_aot(implementation):
             if not re.search(pattern, name):
                 continue
-            row = {"target": target, "implementation": implementation, "kernel": name}
+            row = {"target": target, "implementation": implementation, "kernel": name + variant}
             row["compiler"] = targets.compiler(target)
             start = time.time()
             try:
                 lowered = targets.lower_for(mesh, function, shapes)
-                compiled, report = captured(targets.compile, mesh, lowered)
+                names = kernels(lowered.as_text()) if implementation == "pallas_mosaic_gpu" else ()
+                if variant and names in seen:
+                    continue
+                options = {} if on_gpu else buffers.options(BUFFERS)
+                compiled, report = captured(targets.compile, mesh, lowered, options)
                 memory = compiled.memory_analysis()
-                row |= {"temp": memory.temp_size_in_bytes, "result": memory.output_size_in_bytes}
-                row |= {"arguments": memory.argument_size_in_bytes, "keys": largest_matrix(shapes)}
+                row["temp"] = memory.temp_size_in_bytes if on_gpu else buffers.read(BUFFERS)
+                row |= {"result": memory.output_size_in_bytes, "keys": largest_matrix(shapes)}
                 if implementation == "pallas_triton":
                     report = triton_report(lowered, target)
-                if target in targets.CAPABILITY:
+                if on_gpu:
                     found = usage(report)
                     if implementation == "pallas_mosaic_gpu":
-                        names = kernels(lowered.as_text())
                         found = seen.setdefault(names, found) if found[0] or names in seen else found
                     row["registers"], row["spills"] = found
                 else:
-                    row["schedules"] = bundles.read(DUMP)
+                    row["schedules"] = bundles.read(SCHEDULES)
             except Exception as error:  # the table shows it and fails
                 row["error"] = f"{type(error).__name__}: {str(error)[:400]}"
             print(json.dumps(row | {"seconds": round(time.time() - start, 1)}), flush=True)

@@ -24,14 +24,14 @@ PORTABLE_CASES = [
     # n, k, mode, op, payload's columns: the last holds more than a pass visits at once.
     (129, 129, "smooth", "apply", 2),
     (129, 129, "c0", "rank", 1),
-    (150, 150, "c1", "apply", 2),
+    (150, 150, "c1", "apply", 12),
     (150, 150, "c2", "rank", 1),
     (150, 140, "smooth", "rows", 1),
     (257, 257, "smooth", "rank", 1),
     (257, 257, "c0", "apply", 2),
     (257, 140, "c2", "rows", 1),
     (257, 200, "c1", "rank", 1),
-    (257, 130, "smooth", "apply", 9),
+    (257, 130, "smooth", "apply", 17),
 ]
 
 
