@@ -4,7 +4,7 @@ Every array operator works on rows, an array (batch, n): the softened axis last,
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,21 +99,35 @@ def _not_empty(layout: Layout) -> None:
         _check.wrong("shape", layout.shape, "of at least one element along `axis`")
 
 
-def by_shard(function: Callable[..., Any], *arrays: jax.Array | None) -> Any:
-    """function(*arrays) of rows, (batch, ...) each; on a mesh with explicit axes every device computes on its own rows.
+def by_shard(function: Callable[..., Any], *arrays: jax.Array | None, shared: Sequence[jax.Array] = ()) -> Any:
+    """function(*arrays, *shared); on a mesh with explicit axes every device computes on its own rows.
 
-    The first array says how rows are sharded. Anything else that is sharded is gathered.
+    Arrays are of rows, (batch, ...) each; what is shared is the same for every row. The first array says how rows are
+    sharded. Anything else that is sharded is gathered.
     """
     sharding = jax.typeof(arrays[0]).sharding
     explicit = getattr(sharding.mesh, "explicit_axes", ())
     if not explicit:
-        return function(*arrays)
-    rows = PartitionSpec(*sharding.spec[:1])
-    place = lambda a: jax.sharding.reshard(
-        a, NamedSharding(sharding.mesh, PartitionSpec(*rows, *(None,) * (a.ndim - 1)))
-    )
-    placed = [None if a is None else place(a) for a in arrays]
+        return function(*arrays, *shared)
+    rows, whole = PartitionSpec(*sharding.spec[:1]), PartitionSpec()
+    specs = (*(rows for _ in arrays), *(whole for _ in shared))
+    given = zip((*arrays, *shared), specs, strict=True)
+    placed = [None if a is None else _placed(a, sharding.mesh, spec) for a, spec in given]
     run = jax.shard_map(
-        function, mesh=sharding.mesh, in_specs=rows, out_specs=rows, axis_names=set(explicit), check_vma=False
+        function, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit), check_vma=False
     )
     return run(*placed)
+
+
+def placed_as_rows(a: jax.Array, rows: jax.Array) -> jax.Array:
+    """a (batch, ...) where the rows (batch, ...) are, on a mesh with explicit axes."""
+    sharding = jax.typeof(rows).sharding
+    if not getattr(sharding.mesh, "explicit_axes", ()):
+        return a
+    return _placed(a, sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+
+
+def _placed(a: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
+    """The array, its first dimensions sharded so and the others whole."""
+    rest = (None,) * (a.ndim - len(spec))
+    return jax.sharding.reshard(a, NamedSharding(mesh, PartitionSpec(*spec, *rest)))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import _check, _dispatch
-from ._axis import Layout, by_shard
+from ._axis import Layout, by_shard, placed_as_rows
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
@@ -111,8 +111,8 @@ class SoftRows:
             return _call(self.forms.transposed, self.mode, ranks, self.keys, y, self.tau)
         if not self.forms.transposes:
             raise NotImplementedError("The transpose of P has no kernel: use implementation='xla'.")
-        start = jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype)
-        return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](y)[0]
+        start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
+        return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](placed_as_rows(y, self.keys))[0]
 
     def mask(self, k: Float[Array, " batch"]) -> Float[Array, "batch n"]:
         """The sum of the last k rows, k real: in [0, 1] where the method has a form for that."""
@@ -152,7 +152,8 @@ def _with_static_ranks(form, mode, ranks, keys, *rest):
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _with_traced_ranks(form, mode, ranks, keys, *rest):
-    return by_shard(lambda keys, *rest: form(keys, ranks, *rest, mode), keys, *rest)
+    call = lambda keys, *rest: form(keys, rest[-1], *rest[:-1], mode)
+    return by_shard(call, keys, *rest, shared=(ranks,))
 
 
 def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:

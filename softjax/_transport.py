@@ -202,7 +202,27 @@ def _solve(h: Array, rhs: Potentials, damping: Array) -> Potentials:
     k = h.shape[-1]
     level = jnp.maximum(jnp.max(jnp.diagonal(h, axis1=-2, axis2=-1), axis=-1), damping)[:, None, None]
     pinned = h + level / k + damping[:, None, None] * jnp.eye(k, dtype=h.dtype)[None]
-    return jnp.linalg.solve(pinned, rhs[..., None])[..., 0]
+    by_lu = lambda a, b: jnp.linalg.solve(a, b[..., None])[..., 0]
+    # A TPU's LU is one call for the whole batch, which XLA does not split over devices: it would gather the batch.
+    return lax.platform_dependent(pinned, rhs, tpu=_eliminate, default=by_lu)
+
+
+def _eliminate(matrix: Array, rhs: Potentials) -> Potentials:
+    """matrix^-1 rhs by Gauss-Jordan elimination; a symmetric positive definite matrix needs no pivoting."""
+    unknowns = lax.broadcasted_iota(jnp.int32, (1, matrix.shape[-1], 1), 1)
+    product = lambda v: jnp.sum(matrix * v[:, None, :], axis=-1)
+
+    def step(i, system):
+        pivot = lax.dynamic_slice_in_dim(system, i, 1, axis=1)
+        pivot = pivot / lax.dynamic_slice_in_dim(pivot, i, 1, axis=2)
+        rest = system - lax.dynamic_slice_in_dim(system, i, 1, axis=2) * pivot
+        return jnp.where(unknowns == i, pivot, rest)
+
+    def solve(_, b):
+        system = jnp.concatenate([matrix, b[..., None]], axis=-1)
+        return lax.fori_loop(0, matrix.shape[-1], step, system)[..., -1]
+
+    return lax.custom_linear_solve(product, rhs, solve, symmetric=True)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

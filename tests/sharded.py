@@ -30,6 +30,7 @@ OPERATORS = {
     "top_20": lambda x, **o: sj.top_k(x, 20, **o)[0],
     "max": lambda x, **o: sj.max(x, axis=-1, **o),
     "quantile": lambda x, **o: sj.quantile(x, 0.3, axis=-1, **o),
+    "median": lambda x, **o: sj.median(x, axis=-1, **o),
     "mask": lambda x, **o: sj.top_k_mask(x, 5.5, **o),
     "transpose": lambda x, **o: sj.soft_permutation(x, **o).T @ x[..., None],
 }
@@ -53,7 +54,8 @@ def case(name: str) -> dict:
     have, want = jax.tree.leaves(compiled(split)), jax.tree.leaves(jax.jit(both)(x))
     rows = PartitionSpec("rows")
     told = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
-    explicit = jax.jit(both).lower(jax.device_put(x, NamedSharding(told, PartitionSpec("rows")))).compile()
+    with jax.set_mesh(told):  # of which constants are a part, too
+        explicit = jax.jit(both).lower(jax.device_put(x, NamedSharding(told, PartitionSpec("rows")))).compile()
     mapped = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False))
     return {
         "case": name,

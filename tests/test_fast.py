@@ -7,6 +7,7 @@ import pytest
 from cases import SOFT_MODES, x64
 
 import softjax as sj
+from softjax import _transport
 from softjax._orders import ot
 
 METHODS = ["softsort", "neuralsort", "ot"]
@@ -112,3 +113,21 @@ def test_named_implementation_is_explained():
     x = jnp.arange(8.0)
     assert sj.explain(sj.sort, x).implementation == "xla"
     assert sj.explain(sj.sort, x, implementation="dense").implementation == "dense"
+
+
+@pytest.mark.parametrize("k", [1, 2, 9, 33])
+def test_elimination_where_lu_would_gather_a_batch(k):
+    """A TPU's solve of the pinned system: that of float64, and it is what a TPU's program holds."""
+    rng = np.random.default_rng(k)
+    coupling = np.triu(rng.uniform(size=(4, k, k)) ** 4, 1)
+    coupling = coupling + coupling.transpose(0, 2, 1)
+    matrix = np.eye(k) * coupling.sum(-1)[:, None] - coupling + (coupling.sum(-1).max(-1)[:, None, None] + 1) / k
+    rhs = rng.normal(size=(4, k))
+    single = jnp.asarray(matrix, jnp.float32), jnp.asarray(rhs, jnp.float32)
+    exact = np.linalg.solve(*(np.asarray(a, np.float64) for a in (single[0], single[1][..., None])))[..., 0]
+    atol = 4 * np.finfo(np.float32).eps * np.linalg.cond(matrix).max() * np.abs(exact).max()
+    np.testing.assert_allclose(_transport._eliminate(*single), exact, rtol=0, atol=atol)
+    solve = lambda a, b: _transport._solve(a, b, jnp.full(4, 1e-6, jnp.float32))
+    for function, expected in ((jnp.linalg.solve, True), (solve, False)):
+        traced = jax.jit(function).trace(single[0], single[1][..., None] if expected else single[1])
+        assert ("LuDecomposition" in traced.lower(lowering_platforms=("tpu",)).as_text()) == expected

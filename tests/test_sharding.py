@@ -19,7 +19,9 @@ PLAIN = [
     "sort neuralsort smooth None",
     "top_20 neuralsort c1 None",
     "quantile neuralsort smooth None",
+    "median softsort smooth None",
     "top_k ot smooth None",
+    "median ot c1 None",
     "argsort ot c1 None",
     "transpose softsort smooth None",
 ]
