@@ -5,6 +5,7 @@ Importing this module does not import Pallas.
 
 import abc
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -63,6 +64,31 @@ def cannot_run(implementation: str, op: str, order: str, reason: str) -> NotImpl
     return NotImplementedError(
         f"implementation={implementation!r} cannot run {op} of method {order!r}: {reason}. implementation='xla' can."
     )
+
+
+def compute_capability(device: Any) -> int | None:
+    """The major compute capability of a CUDA device; of one that is only described, by its name."""
+    stated = getattr(device, "compute_capability", None)
+    if stated is not None:
+        return int(str(stated).split(".")[0])
+    words = re.findall(r"[A-Z]+[0-9]+", getattr(device, "device_kind", None) or "")
+    return next((major for word in words for major, names in _CAPABILITIES.items() if word in names), None)
+
+
+_CAPABILITIES = {
+    8: ("A10", "A30", "A40", "A100", "A800", "L4", "L40"),
+    9: ("H100", "H200", "H800", "H20", "GH200"),
+    10: ("B100", "B200", "B300", "GB200", "GB300"),
+}
+"""Data centre GPUs by major capability (NVIDIA, CUDA GPU Compute Capability)."""
+
+
+def needs_other_hardware(implementation: str, device: Any) -> str | None:
+    """Why a CUDA device does not run an implementation, or None: also where its capability is not known."""
+    capability = compute_capability(device)
+    if implementation != "pallas_mosaic_gpu" or capability is None or capability >= 9:
+        return None
+    return f"it needs compute capability 9.0 or newer, and {device.device_kind} has {capability}.x"
 
 
 def ceil_div(a: Any, b: int) -> Any:
@@ -142,6 +168,8 @@ class Named(Source):
                 self.order,
                 f"it is compiled for {platform}, and this program is for {target.platform}",
             )
+        if target is not None and (reason := needs_other_hardware(self.implementation, target.device)) is not None:
+            raise cannot_run(self.implementation, self.op, self.order, reason)
         if target is not None and not target.local:
             raise cannot_run(
                 self.implementation, self.op, self.order, "XLA cannot split a kernel over devices, jax.shard_map does"
@@ -162,7 +190,7 @@ class Named(Source):
     def effects(self, *arguments):
         if isinstance(self.kernel, Traced):
             return self.kernel.effects(*arguments)
-        return _traced(self.kernel.value, *arguments)[1]
+        return set(_traced(self.kernel.value, *arguments)[1].effects)
 
     def no_derivative(self, what):
         return cannot_run(self.implementation, self.op, self.order, f"a kernel has no {what}")
@@ -181,7 +209,12 @@ class Traced(abc.ABC):
         return _vjp(self, tuple(None if hasattr(a, "dtype") else _Static(a) for a in arguments), *arrays)
 
     def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        out, pull = self.vjp(*arguments)
+        # By the program whose shapes `pull` and `shapes` know: another trace may save the same in another order.
+        from jax.extend import core
+
+        shapes, program = _traced(self.vjp, *arguments)
+        arrays = (a for a in arguments if hasattr(a, "dtype"))
+        out, pull = jax.tree.unflatten(jax.tree.structure(shapes), core.jaxpr_as_fun(program)(*arrays))
         batch = arguments[0].shape[0]
         # What does not lead with the batch is the same for every row.
         return out, tuple(
@@ -206,7 +239,7 @@ class Traced(abc.ABC):
 
     def effects(self, *arguments: Any) -> set[Any]:
         """Effects of running it."""
-        return _traced(self.vjp, *_with_many_rows(arguments))[1]
+        return set(_traced(self.vjp, *_with_many_rows(arguments))[1].effects)
 
     def _by_row(self, *arguments: Any) -> list[tuple[int, ...] | None]:
         """What is saved for each row, None for what has no rows."""
@@ -248,8 +281,8 @@ def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
     return _traced(function, *arguments)[0]
 
 
-def _traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, set[Any]]:
-    """Shapes and effects."""
+def _traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
+    """Shapes, and the program."""
     structs = tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) if hasattr(a, "dtype") else a for a in arguments)
     return _remembered(
         function,
@@ -265,7 +298,7 @@ def forget() -> None:
 
 
 @lru_cache(maxsize=512)
-def _remembered(function: Callable[..., Any], arguments: tuple, context: Any) -> tuple[Any, set[Any]]:
+def _remembered(function: Callable[..., Any], arguments: tuple, context: Any) -> tuple[Any, Any]:
     del context
     places = [i for i, a in enumerate(arguments) if hasattr(a, "dtype")]
 
@@ -276,4 +309,4 @@ def _remembered(function: Callable[..., Any], arguments: tuple, context: Any) ->
         return function(*every)
 
     program, shapes = jax.make_jaxpr(call, return_shape=True)(*(arguments[i] for i in places))
-    return shapes, set(program.effects)
+    return shapes, program

@@ -10,7 +10,7 @@ from softjax._fused import Call, Source
 from softjax._orders._linear import Target
 
 from . import pairwise, transport, tuning
-from ._kernel import OLDEST_JAX, PLATFORMS, jax_version
+from ._kernel import OLDEST_JAX, PLATFORMS, compute_capability, jax_version
 from .pairwise.op import LEAN, LeanKernel
 from .transport.op import TransportKernel, anchors
 
@@ -48,10 +48,9 @@ def _by_capability(target: Target) -> str | None:
     """What compiles for the device: Mosaic GPU from compute capability 9.0 on, Triton on 8.x."""
     if target.platform == "tpu":
         return "pallas_mosaic_tpu"
-    capability = getattr(target.device, "compute_capability", None)
-    if capability is None:
+    major = compute_capability(target.device)
+    if major is None:
         return None
-    major = int(str(capability).split(".")[0])
     return "pallas_mosaic_gpu" if major >= 9 else "pallas_triton" if major == 8 else None
 
 

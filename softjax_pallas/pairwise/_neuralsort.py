@@ -2,7 +2,7 @@
 
 Definition and notation: `softjax._orders.neuralsort` and `softjax._orders._band`. A row's logits fall on both sides of
 its peak, and at a column the nearer of two rows has the larger one. What lies outside the tiles between the ends of a
-block's band is below a bound that is found by bisection: such entries, all together, cannot change a float.
+block's band is below a bound, by comparing tiles' ends: such entries, all together, cannot change a float.
 """
 
 import math
@@ -47,7 +47,8 @@ def prefix_sums(implementation: str, s: Keys) -> tuple[Keys, Keys]:
 
 
 def _columns(implementation: str, s: Keys) -> Float[Array, "batch 4 n"]:
-    """Place, key and prefix sum of every element of ascending keys."""
+    """Place, key and prefix sum of every element of ascending keys, in float32."""
+    s = s.astype(jnp.float32)
     high, low = prefix_sums(implementation, s)
     places = lax.broadcasted_iota(jnp.float32, s.shape, 1)
     return jnp.stack([places, s, high, low], axis=1)
@@ -111,8 +112,8 @@ def _through_sorted(spec: Spec, s: Keys, tau: PerRow, sums: Float[Array, "batch 
     """Cotangents of ascending keys and tau from the column sums of zbar, (r - j) zbar and zbar z."""
     flux, moment, work = (sums[:, c] for c in range(3))
     ties = _tie_terms if spec.implementation in LINES else tie_terms
-    ds, dtau = _through_logits(s, tau[:, None], flux, moment, work, ties=ties)
-    return ds, dtau[:, 0]
+    ds, dtau = _through_logits(s.astype(jnp.float32), tau[:, None], flux, moment, work, ties=ties)
+    return ds.astype(s.dtype), dtau[:, 0]
 
 
 def _tie_terms(s: Keys, x: Keys) -> tuple[Keys, Keys]:
@@ -293,4 +294,4 @@ def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode, solve: Solve = w
     s, permutation, _ = _order.ascending(implementation, x)
     positions = lax.broadcasted_iota(jnp.float32, s.shape, 1)
     ranks = positions + solve(RANK_OFFSETS, (_spec(implementation, mode),), s, tau)
-    return _order.back(implementation, ranks[:, None], permutation)[:, 0]
+    return _order.back(implementation, ranks[:, None], permutation)[:, 0].astype(x.dtype)

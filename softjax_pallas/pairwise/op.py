@@ -194,18 +194,21 @@ def kernels_for_aot(implementation: str) -> Iterator[Compiled]:
     for order in ORDERS:
         for mode in ("smooth", "c0", "c1", "c2"):
             calls = [("rows", range(n), 0), ("apply", range(n), 2), ("rank", range(n), 0)]
-            if mode == "smooth" and implementation not in MOSAIC_GPU:
-                calls.append(("apply", range(n - 10, n), 1))
+            # Few rows, each over all columns; a Mosaic GPU tile has 64 of them, and takes them where that is still few.
+            wanted = LEAST if implementation in MOSAIC_GPU else 10
+            if few(order, _mode(mode), wanted, n):
+                calls.append(("apply", range(n - wanted, n), 1))
             for op, ranks, channels in calls:
                 yield _compiled((implementation, order, op), mode, jnp.float32, (n, ranks, channels))
         if implementation in MOSAIC_GPU:  # rows of an odd length have a layout of their own
             for op, channels in (("rows", 0), ("apply", 2), ("rank", 0)):
                 yield _compiled((implementation, order, op), "smooth", jnp.float32, (n + 1, range(n + 1), channels))
     for dtype in (jnp.bfloat16, jnp.float16):
-        for mode, op in (("smooth", "rows"), ("smooth", "apply"), ("c0", "apply")):
-            entry = "softsort", _mode(mode), dtype, (2, n, n, 2), implementation
-            if supports(op, *entry) is None:
-                yield _compiled((implementation, "softsort", op), mode, dtype, (n, range(n), 2 * (op == "apply")))
+        for order in ORDERS:
+            for mode, op in (*(("smooth", op) for op in OPS), ("c0", "apply")):
+                shape = (2, n) if op == "rank" else (2, n, n, 2)
+                if supports(op, order, _mode(mode), dtype, shape, implementation) is None:
+                    yield _compiled((implementation, order, op), mode, dtype, (n, range(n), 2 * (op == "apply")))
 
 
 def _mode(name: str) -> Mode:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from .._kernel import MOSAIC_GPU
+from .._kernel import MOSAIC_GPU, portable_options
 from ._spec import Operands, Spec
 
 
@@ -21,7 +21,7 @@ class Kernels:
 def _portable(name: str) -> Kernels:
     from . import pallas
 
-    backend, interpret = pallas.BACKENDS[name], name == "pallas_interpret"
+    backend, interpret = pallas.BACKENDS[name], portable_options(name, 4).get("interpret", False)
 
     def forward(spec: Spec, at: Operands):
         return pallas.forward(spec, backend, at, interpret)

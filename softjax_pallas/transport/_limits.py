@@ -11,6 +11,7 @@ DTYPES: dict[str, tuple[str, ...]] = {
     "pallas_interpret_gpu": _HALVES,
     "pallas_mosaic_tpu": ("float32", "bfloat16"),  # its compiler loads no float16 vectors
     "pallas_interpret": _HALVES,
+    "pallas_interpret_races": _HALVES,
 }
 
 MAX_ANCHORS = {
@@ -19,6 +20,7 @@ MAX_ANCHORS = {
     "pallas_interpret_gpu": 47,
     "pallas_mosaic_tpu": 128,
     "pallas_interpret": 128,
+    "pallas_interpret_races": 128,
 }
 """The k x k system is eliminated in registers (VMEM on TPU): beyond this it spills."""
 

@@ -3,7 +3,7 @@
 One program solves one row of the batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,8 @@ class Backend:
 TPU = Backend("pallas_mosaic_tpu", 8, power=False, masked=False, lines=True)
 TRITON = Backend("pallas_triton", 2, power=True, masked=True, lines=False)
 INTERPRETED = Backend("pallas_interpret", 8, power=False, masked=False, lines=True)
-BACKENDS = {backend.name: backend for backend in (TPU, TRITON, INTERPRETED)}
+RACES = replace(INTERPRETED, name="pallas_interpret_races")
+BACKENDS = {backend.name: backend for backend in (TPU, TRITON, INTERPRETED, RACES)}
 
 VMEM_LIMIT = 64 << 20
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import shapes
 from cases import x64
+from test_path import DEVICES, TARGETS, described
 
 import softjax as sj
 from softjax import _dispatch
@@ -91,6 +92,18 @@ def test_a_program_for_the_cpu_is_that_of_plain_jax(operator, method):
     """Once compiled, value and gradient have no trace of the choice."""
     case = shapes.Case(operator, method, LARGE)
     assert compiled_text(case) == compiled_text(replace(case, implementation="xla"))
+
+
+# JAX says so whenever it lowers a Triton kernel; nothing else serves compute capability 8.
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("implementation", DEVICES)
+def test_kernels_are_chosen_for_a_gpu_that_is_described(implementation):
+    """Its name tells what it can run; of one that nobody knows, plain JAX is asked."""
+    with described(DEVICES[implementation]):
+        program = text(jax.grad(top_k), LARGE, "cuda")
+    assert kernels_in(program) == ["transport_forward", "transport_backward"] and TARGETS[implementation][1] in program
+    with described("A GPU"):
+        assert not kernels_in(text(jax.grad(lambda x: top_k(x + 0)), LARGE, "cuda"))
 
 
 def test_vmap_makes_the_batch():

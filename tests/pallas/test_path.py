@@ -3,6 +3,7 @@
 import re
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax.sharding import AbstractMesh, use_abstract_mesh
 from softjax._modes import MODES
 from softjax._orders import ORDERS
 from softjax_pallas import pairwise
+from softjax_pallas._kernel import compute_capability
 
 try:
     from jax.sharding import AbstractDevice
@@ -23,38 +25,73 @@ TARGETS = {
     "pallas_mosaic_gpu": ("cuda", "mosaic_gpu"),
     "pallas_mosaic_tpu": ("tpu", "tpu_custom_call"),
 }
+DEVICES = {"pallas_triton": "NVIDIA A100-SXM4-80GB", "pallas_mosaic_gpu": "NVIDIA H200"}
+"""A GPU that each implementation runs on, for programs that are lowered without one."""
+TILED = ("rows", "back_rows", "back_columns")
 NAMES = {
-    ("softsort", "rows"): ("softsort_rows", "softsort_back_rows", "softsort_back_columns"),
-    ("softsort", "apply"): ("recurrence_apply", "recurrence_back"),
-    ("neuralsort", "apply"): ("neuralsort_apply", "neuralsort_back_rows", "neuralsort_back_columns"),
-    ("neuralsort", "rank"): ("neuralsort_column_sums", "neuralsort_back_rows_of_rank"),
+    ("softsort", "rows", "smooth"): [f"softsort_{name}" for name in TILED],
+    ("softsort", "apply", "smooth"): ["recurrence_apply", "recurrence_back"],
+    ("softsort", "apply", "c1"): ["softsort_apply", "softsort_back_rows", "softsort_back_columns"],
+    ("softsort", "rank", "smooth"): ["recurrence_apply", "recurrence_back"],
+    ("softsort", "rank", "c1"): ["softsort_apply", "softsort_back_rows", "softsort_back_columns"],
+    ("neuralsort", "rows", "smooth"): [f"neuralsort_{name}" for name in TILED],
+    ("neuralsort", "apply", "smooth"): ["neuralsort_apply", "neuralsort_back_rows", "neuralsort_back_columns"],
+    ("neuralsort", "rank", "smooth"): [
+        *("neuralsort_apply", "neuralsort_column_sums"),
+        *("neuralsort_back_rows_of_rank", "neuralsort_back_columns_of_rank"),
+    ],
 }
 
 
-def lowered(forms, op, platform):
-    """Text of value and gradient, lowered for a platform."""
+def described(kind):
+    """A context in which programs for CUDA are lowered for such a device."""
+    if kind is None:
+        return nullcontext()
+    device = AbstractDevice(device_kind=kind, num_cores=108, platform="gpu")
+    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
+
+
+def lowered(forms, op, platform, mode="smooth", kind=None):
+    """Text of value and gradient, lowered for a platform, and a kind of device."""
     x, tau = jax.ShapeDtypeStruct((2, 128), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
 
     def loss(x, tau):
         more = {"rows": (range(128),), "apply": (range(128), None), "rank": ()}[op]
-        return jnp.sum(jnp.sin(getattr(forms, op)(x, *more, tau, MODES["smooth"])))
+        return jnp.sum(jnp.sin(getattr(forms, op)(x, *more, tau, MODES[mode])))
 
-    device = AbstractDevice(device_kind="NVIDIA A100-SXM4-80GB", num_cores=108, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)) if platform == "cuda" else nullcontext():
+    with described(kind):
         return jax.jit(jax.grad(loss, (0, 1))).trace(x, tau).lower(lowering_platforms=(platform,)).as_text()
 
 
 # JAX says so whenever it lowers a Triton kernel; nothing else serves compute capability 8.
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("implementation", TARGETS)
-@pytest.mark.parametrize(("order", "op"), NAMES)
-def test_kernels_are_in_the_lowered_text(implementation, order, op):
+@pytest.mark.parametrize(("order", "op", "mode"), NAMES)
+def test_kernels_are_in_the_lowered_text(implementation, order, op, mode):
     """Forward and backward kernels, by name, and the call that runs them."""
     platform, target = TARGETS[implementation]
-    text = lowered(pairwise.forms(implementation)[order], op, platform)
+    text = lowered(pairwise.forms(implementation)[order], op, platform, mode, DEVICES.get(implementation))
     assert target in text
-    for name in NAMES[order, op]:
+    for name in NAMES[order, op, mode]:
         assert f"softjax_{name}" in text
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA A100-SXM4-80GB", "NVIDIA L4", "NVIDIA A10G"])
+def test_a_device_that_cannot_run_a_named_kernel_is_told(kind):
+    """A compiler would abort: Mosaic GPU is for compute capability 9.0 and newer."""
+    with pytest.raises(NotImplementedError, match=f"pallas_mosaic_gpu.*{kind} has 8.x.*implementation='xla' can"):
+        lowered(pairwise.forms("pallas_mosaic_gpu")["softsort"], "rows", "cuda", kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "major"),
+    [("NVIDIA H100 80GB HBM3", 9), ("NVIDIA GH200 480GB", 9), ("NVIDIA B200", 10), ("NVIDIA A100-PCIE-40GB", 8)]
+    + [("NVIDIA A10G", 8), ("NVIDIA L40S", 8), ("Tesla V100-SXM2-16GB", None), (None, None)],
+)
+def test_capability_of_a_device_that_is_only_described(kind, major):
+    """By its name; one that is not known is given no kernel."""
+    assert compute_capability(SimpleNamespace(device_kind=kind)) == major
+    assert compute_capability(SimpleNamespace(device_kind=kind, compute_capability="7.5")) == 7
 
 
 def test_the_xla_form_has_none():
@@ -92,6 +129,5 @@ def test_sorts_move_everything_on_a_tpu(order, op, mode):
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 def test_elsewhere_gathers_do():
     """The check above can fail."""
-    device = AbstractDevice(device_kind="NVIDIA A100-SXM4-80GB", num_cores=108, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+    with described(DEVICES["pallas_triton"]):
         assert moves("pallas_triton", "neuralsort", "apply", "c0") == {"gather", "scatter"}

@@ -1,16 +1,14 @@
 """Transport to many anchors by passes over the plan: parity with float64, O(n) memory, races, the path taken."""
 
 import functools
-from contextlib import nullcontext
 
 import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, use_abstract_mesh
 from test_memory import largest
-from test_path import TARGETS, AbstractDevice
+from test_path import DEVICES, TARGETS, described
 from test_races import IMPLEMENTATION as RACES
 from test_races import races_found
 from test_transport import MOSAIC, PORTABLE, compare, evaluated, forms, keys
@@ -61,6 +59,24 @@ MOSAIC_CASES = [(70, 70, "smooth", "apply"), (129, 129, "c1", "rank"), (65, 50, 
 def test_mosaic_gpu_against_float64(n, k, mode, op):
     """50 and 60 wanted ranks have fewer anchors than a tile, or an odd number."""
     compare(MOSAIC, keys(1, n), k, np.array([0.5]), mode, op, d=1)
+
+
+@slow
+@pytest.mark.parametrize("op", ["rank", "apply"])
+def test_what_is_saved_does_not_depend_on_who_asks(op):
+    """A call from no program: another trace of it may save the same arrays in another order."""
+    n = 136
+    more = (range(n), None) if op == "apply" else ()
+    arrays = jnp.asarray(keys(2, n), jnp.float32), jnp.full(2, 0.2)
+
+    def slope(forms):
+        weighted = lambda y: jnp.vdot(y, jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+        return jax.jit(jax.grad(lambda x, tau: weighted(getattr(forms, op)(x, *more, tau, MODES["smooth"])), (0, 1)))
+
+    jax.clear_caches()
+    for have, want in zip(slope(forms(PORTABLE))(*arrays), slope(ot.DENSE)(*arrays), strict=True):
+        scale = n * cases.conditioning(arrays[0], n, 0.2, "ot") * float(jnp.max(jnp.abs(want)))
+        np.testing.assert_allclose(have, want, rtol=0, atol=cases.SOLVER["float32"] * scale)
 
 
 @functools.cache
@@ -155,9 +171,7 @@ def test_kernels_are_in_the_lowered_text(implementation, op, x64):
     more = {"rows": (range(200),), "apply": (range(200), None), "rank": ()}[op]
     form = getattr(forms(implementation), op)
     loss = lambda y, tau: jnp.sum(jnp.sin(form(y, *more, tau, MODES["c1"])))
-    device = AbstractDevice(device_kind="NVIDIA A100-SXM4-80GB", num_cores=108, platform="gpu")
-    mesh = use_abstract_mesh(AbstractMesh((), (), abstract_device=device)) if platform == "cuda" else nullcontext()
-    with jax.enable_x64(x64), mesh:
+    with jax.enable_x64(x64), described(DEVICES.get(implementation)):
         shapes = jax.ShapeDtypeStruct((2, 200), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
         text = jax.jit(jax.grad(loss, (0, 1))).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
     assert target in text

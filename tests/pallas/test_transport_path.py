@@ -4,15 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_path import DEVICES, TARGETS, described
+from test_races import IMPLEMENTATION as RACES
+from test_races import races_found
 
 from softjax._modes import MODES
 
-TARGETS = [("pallas_mosaic_tpu", "tpu"), ("pallas_mosaic_gpu", "cuda")]
 
-
-@pytest.mark.parametrize(("implementation", "platform"), TARGETS)
+# JAX says so whenever it lowers a Triton kernel; nothing else serves compute capability 8.
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("implementation", TARGETS)
 @pytest.mark.parametrize("k", [1, 20])
-def test_the_kernels_are_in_the_lowered_text(implementation, platform, k):
+def test_the_kernels_are_in_the_lowered_text(implementation, k):
     from softjax_pallas import transport
 
     rows = transport.forms(implementation)["ot"].rows
@@ -21,8 +24,24 @@ def test_the_kernels_are_in_the_lowered_text(implementation, platform, k):
         return jnp.sum(rows(y, range(200 - k, 200), tau, MODES["smooth"]))
 
     shapes = jax.ShapeDtypeStruct((2, 200), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
-    text = jax.jit(jax.grad(loss)).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
-    assert "transport_forward" in text and "transport_backward" in text
+    platform, target = TARGETS[implementation]
+    with described(DEVICES.get(implementation)):
+        text = jax.jit(jax.grad(loss)).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert target in text and "transport_forward" in text and "transport_backward" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "k"), [("rows", 1), ("apply", 5), ("rows", 20), ("apply", 20), ("mask", 0)])
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+def test_kernels_have_no_races(op, k, mode):
+    """Value and gradient, by name; two rows, several blocks of keys with a ragged end."""
+    from softjax_pallas import transport
+
+    n, form = 600, getattr(transport.forms(RACES)["ot"], op)
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(2, n)), jnp.float32)
+    more = {"rows": (range(n - k, n),), "apply": (range(n - k, n), None), "mask": (jnp.full(2, 2.5),)}[op]
+    loss = lambda x, tau: jnp.sum(jnp.sin(form(x, *more, tau, MODES[mode])))
+    assert not races_found(jax.grad(loss, (0, 1)), x, jnp.full(2, 0.1))
 
 
 def test_races_between_rows():
