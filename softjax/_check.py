@@ -2,12 +2,14 @@
 
 import operator
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 T = TypeVar("T")
@@ -116,7 +118,12 @@ def together(**arrays: jax.Array) -> tuple[jax.Array, ...]:
     dtype = dtypes[0]
     for other in dtypes[1:]:
         dtype = jnp.promote_types(dtype, other)
-    return tuple(jnp.broadcast_to(x.astype(dtype), shape) for x in arrays.values())
+    xs = [jnp.broadcast_to(x.astype(dtype), shape) for x in arrays.values()]
+    if any(getattr(jax.typeof(x).sharding.mesh, "explicit_axes", ()) for x in xs):
+        # `jnp.where` wants them alike; what is computed of all of them is sharded by JAX's rules.
+        sharding = jax.eval_shape(lambda *xs: reduce(lax.add, xs), *xs).sharding
+        xs = [jax.sharding.reshard(x, sharding) for x in xs]
+    return tuple(xs)
 
 
 def _weak(x: jax.Array) -> bool:

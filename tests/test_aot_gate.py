@@ -11,6 +11,7 @@ from judgement import TOLERANCE, Baseline
 sys.path.append(str(Path(__file__).parent / "aot"))
 import buffers
 import bundles
+import loops
 import table
 
 GPU = {"target": "h200", "implementation": "pallas_triton", "kernel": "sort", "compiler": "ptxas 1", "temp": 0}
@@ -30,6 +31,19 @@ SCHEDULE = """
    0x7 LB: >> { %v5 = vadd }
    0x8   : > { }
    0x9   :  { }
+"""
+MACHINE_CODE = """
+.L_x_2:
+        /*0010*/                   MOV R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0020*/                   FADD R2, R2, R3 ;
+        /*0030*/               @P0 BRA `(.L_x_3) ;
+        /*0040*/              @!P1 BRA `(.L_x_1) ;
+.L_x_3:
+        /*0050*/              @!P2 BRA `(.L_x_2) ;
+        /*0060*/                   EXIT ;
+.L_x_4:
+        /*0070*/                   BRA `(.L_x_4);
 """
 UNITS = """== CAPACITY:
 MXU, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU
@@ -145,7 +159,12 @@ def test_another_compiler_is_not_compared(run, capsys):
 
 def test_bundles_of_the_innermost_loops():
     """Of ten, those with the marks of a loop that holds no other."""
-    assert bundles.in_loops(SCHEDULE) == (10, 4)
+    assert bundles.in_loops(SCHEDULE) == (10, [3, 1])
+
+
+def test_instructions_of_the_innermost_loops():
+    """What a branch backwards spans, if it holds no other loop; a kernel ends in a branch to itself."""
+    assert loops.of_machine_code(MACHINE_CODE) == (7, [3])
 
 
 def test_spilled_vector_registers():

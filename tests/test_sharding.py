@@ -5,8 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import softjax as sj
 from softjax_pallas._kernel import OLDEST_JAX, jax_version
 
 HERE = Path(__file__).parent
@@ -49,3 +54,19 @@ def test_sharded_rows_stay_where_they_are(names):
         assert not any(line["collectives"].values()), line
         assert line["rows"] == [2] and line["explicit"] == 0, line
         assert max(line["error"], line["mapped"]) < 2e-5, line
+
+
+@pytest.mark.parametrize("compare", [sj.greater, sj.less_equal, sj.equal, sj.isclose])
+@pytest.mark.parametrize("other", [1.0, np.linspace(-1, 1, 4, dtype=np.float32)], ids=["scalar", "row"])
+def test_comparisons_broadcast_on_explicit_axes(compare, other):
+    """As JAX's own do: what is broadcast against sharded rows is sharded as they are."""
+    x = np.linspace(-2, 2, 8, dtype=np.float32).reshape(2, 4)
+    both = jax.value_and_grad(lambda x: (lambda y: (jnp.sum(y), y))(compare(x, other)), has_aux=True)
+    (_, want), want_gradient = both(x)
+    rows = PartitionSpec("rows", None)
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        (_, have), gradient = both(jax.device_put(x, NamedSharding(mesh, rows)))
+    assert jax.typeof(have).sharding.spec == jax.typeof(gradient).sharding.spec == rows
+    np.testing.assert_array_equal(have, want)
+    np.testing.assert_array_equal(gradient, want_gradient)

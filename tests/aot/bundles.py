@@ -1,11 +1,12 @@
 """What libtpu's final schedule says of each kernel: bundles in all and in the innermost loops, spilled registers.
 
-`options(folder)` goes into LIBTPU_INIT_ARGS before JAX is imported, `read(folder)` afterwards. A bundle is what a TPU
-core issues in one cycle at best, so an innermost loop's are the cycles that one turn of it takes.
+`options(folder)` goes into LIBTPU_INIT_ARGS before JAX is imported, `read(folder)` or `loops(folder)` afterwards. A
+bundle is what a TPU core issues in one cycle at best, so an innermost loop's are the cycles that one turn of it takes.
 """
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,17 +23,17 @@ def options(folder: str) -> str:
     return f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final.*"
 
 
-def in_loops(schedule: str) -> tuple[int, int]:
-    """Bundles of a schedule, and those of its innermost loops."""
+def in_loops(schedule: str) -> tuple[int, list[int]]:
+    """Bundles of a schedule, and those of each innermost loop."""
     bundles = [(label, len(depth)) for label, depth in _BUNDLE.findall(schedule)]
     begins = [place for place, (label, _) in enumerate(bundles) if label == "LB"]
-    inner = 0
+    inner = []
     for begin, following in pairwise([*begins, len(bundles)]):
         depth = bundles[begin][1]
         if following < len(bundles) and bundles[following][1] > depth:
             continue  # holds another loop
         # Bundles of the loops around it, which the scheduler leaves between its own, have fewer marks.
-        inner += sum(marks >= depth for _, marks in bundles[begin:following])
+        inner.append(sum(marks >= depth for _, marks in bundles[begin:following]))
     return len(bundles), inner
 
 
@@ -44,19 +45,32 @@ def spilled(utilization: str) -> int:
     return sum(int(row.split()[column]) for row in table.strip().splitlines() for column in columns)
 
 
-def read(folder: Path) -> list[dict[str, int]]:
-    """The figures of every kernel that was compiled into a folder, the longest first; the folder is emptied."""
-    found = []
+def _kernels(folder: Path) -> Iterator[tuple[str, dict[str, Path]]]:
+    """Name and passes of every kernel that was compiled into a folder; the folder is emptied."""
     named: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in folder.iterdir():
+    for path in sorted(folder.iterdir()):
         if match := _FILE.match(path.name):
             named[match[1]][match[2]] = path
     for name, passes in named.items():
-        if name.endswith("-TLP") or _KERNEL not in passes["schedule-analysis_final_bundles"].read_text("utf-8"):
-            continue  # the program around the kernels, or a fusion of XLA's own
-        total, inner = in_loops(passes["final_bundles"].read_text("utf-8"))
-        spills = spilled(passes["final_hlo-static-per-bundle-utilization"].read_text("utf-8"))
-        found.append({"inner bundles": inner, "bundles": total, "vector spills": spills})
+        # Not the program around the kernels, nor a fusion of XLA's own.
+        if not name.endswith("-TLP") and _KERNEL in passes["schedule-analysis_final_bundles"].read_text("utf-8"):
+            yield name, passes
     for path in folder.iterdir():
         path.unlink()
+
+
+def read(folder: Path) -> list[dict[str, int]]:
+    """The figures of every kernel that was compiled into a folder, the longest first; the folder is emptied."""
+    found = []
+    for _, passes in _kernels(folder):
+        total, inner = in_loops(passes["final_bundles"].read_text("utf-8"))
+        spills = spilled(passes["final_hlo-static-per-bundle-utilization"].read_text("utf-8"))
+        found.append({"inner bundles": sum(inner), "bundles": total, "vector spills": spills})
     return sorted(found, key=lambda figures: tuple(figures.values()), reverse=True)
+
+
+def loops(folder: Path) -> Iterator[tuple[str, int, list[int]]]:
+    """Each kernel of a folder by name, its bundles, and those of each innermost loop; the folder is emptied."""
+    for name, passes in _kernels(folder):
+        known = re.search(r"softjax(_[a-z]+)+", name)
+        yield known[0] if known else name, *in_loops(passes["final_bundles"].read_text("utf-8"))

@@ -107,10 +107,15 @@ def largest_matrix(shapes: object) -> int:
     return max(a.size * a.dtype.itemsize for a in jax.tree.leaves(shapes) if a.ndim == 2)
 
 
+def table_of(target: str) -> tuning.Table:
+    """What was measured on the target's device kind, if anything."""
+    path = tuning.file_of(targets.KINDS.get(target, ""))
+    return tuning.load(path) if path.exists() else tuning.Table()
+
+
 def main(target: str, implementation: str, pattern: str = "") -> None:
     """Compile with the tiles of the target's device kind, and with the default's what differs; print the rows."""
-    path = tuning.file_of(targets.KINDS.get(target, ""))
-    tuned = tuning.load(path) if path.exists() else tuning.Table()
+    tuned = table_of(target)
     default = tuning.load(tuning.FOLDER / "default.json").tiles.get(implementation, {})
     own = {family for family, tile in tuned.tiles.get(implementation, {}).items() if tile != default.get(family)}
     seen: Seen = {}
