@@ -11,8 +11,11 @@ from softjax._orders._linear import Target
 
 from . import pairwise, transport, tuning
 from ._kernel import OLDEST_JAX, PLATFORMS, compute_capability, jax_version
-from .pairwise.op import LEAN, LeanKernel
+from .pairwise.op import LEAN, LeanKernel, TransposedKernel
 from .transport.op import TransportKernel, anchors
+
+_BY = {"transposed": "apply"}
+"""Forms that run the kernels of another, and are chosen as it is."""
 
 
 def sources(order: str, op: str, plain: Call, *arguments: Any) -> list[Source]:
@@ -63,17 +66,18 @@ def _refusal(
         return f"kernels need JAX >= {'.'.join(map(str, OLDEST_JAX))}, this is {jax.__version__}"
     if (found := tuning.rule(order, platform, kind)) is None:
         return f"no kernel is chosen for method {order!r} on {platform}"
-    if op in ("rows", "apply") and not isinstance(arguments[1], range):
+    if op in ("rows", "apply", "transposed") and not isinstance(arguments[1], range):
         return "ranks are traced"
     if jnp.dtype(x.dtype) != jnp.float32:
         return f"kernels compute in float32, not {jnp.dtype(x.dtype).name}"
-    return found.refusal(op, batch, x.shape[1], anchors(op, *arguments) if order == "ot" else 0)
+    return found.refusal(_BY.get(op, op), batch, x.shape[1], anchors(op, *arguments) if order == "ot" else 0)
 
 
 def _unserved(implementation: str, order: str, op: str, *arguments: Any) -> str | None:
     """Why an implementation cannot run a call, or None."""
     if order == "ot":
         return transport.refusal(implementation, op, *arguments)
+    op = _BY.get(op, op)
     if op not in LEAN[order]:
         return f"no kernel of {op!r} of {order!r} is chosen, by name there may be one"
     return pairwise.refusal(implementation, order, op, *arguments)
@@ -92,11 +96,11 @@ class Chosen(Source):
         implementation = None if target is None else pick(self.order, self.op, target, *arguments)[0]
         if implementation is None:
             return None
-        return (
-            TransportKernel(implementation, self.op)
-            if self.order == "ot"
-            else LeanKernel(implementation, self.order, self.op)
-        )
+        if self.order == "ot":
+            return TransportKernel(implementation, self.op)
+        if self.op == "transposed":
+            return TransposedKernel(implementation, self.order)
+        return LeanKernel(implementation, self.order, self.op)
 
     def result(self, *arguments):
         x = arguments[0]
@@ -105,11 +109,15 @@ class Chosen(Source):
             shape = batch, n
         elif self.op == "rows":
             shape = batch, len(arguments[1]), n
+        elif self.op == "transposed":
+            shape = batch, n, arguments[2].shape[2]
         else:
             shape = batch, len(arguments[1]), 1 if arguments[2] is None else arguments[2].shape[2]
         return jax.ShapeDtypeStruct(shape, x.dtype)
 
     def saved(self, *arguments):
+        if self.op == "transposed":
+            return ()
         if self.order != "ot":
             return LeanKernel.saved(self.order, self.op, *arguments)
         potentials = jax.ShapeDtypeStruct((arguments[0].shape[0], anchors(self.op, *arguments)), jnp.float32)

@@ -6,7 +6,11 @@ from ._base import Order as Order
 ORDERS: dict[str, Order] = {
     "softsort": Order("softsort", dense=softsort.DENSE, xla=softsort_fast.FAST, fused=("rows",)),
     "neuralsort": Order(
-        "neuralsort", dense=neuralsort.DENSE, xla=neuralsort_band.FAST, rank_step=0.5, fused=("rows", "apply", "rank")
+        "neuralsort",
+        dense=neuralsort.DENSE,
+        xla=neuralsort_band.FAST,
+        rank_step=0.5,
+        fused=("rows", "apply", "rank", "transposed"),
     ),
     "ot": Order(
         "ot",

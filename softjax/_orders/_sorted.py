@@ -62,12 +62,12 @@ def gather(x: Float[Array, "batch n"], index: Int[Array, "batch r"]) -> Float[Ar
     return jnp.take_along_axis(x, index, axis=-1, mode="promise_in_bounds")
 
 
-def unsort(y: Float[Array, "batch n"], permutation: Int[Array, "batch n"]) -> Float[Array, "batch n"]:
+def unsort(y: Float[Array, "batch n *d"], permutation: Int[Array, "batch n"]) -> Float[Array, "batch n *d"]:
     """The inverse of `gather` by a permutation: values in sorted order back to their elements."""
     return jax.vmap(_unsort_row)(y, permutation)  # row by row, so that rows on several devices stay there
 
 
-def _unsort_row(y: Float[Array, " n"], permutation: Int[Array, " n"]) -> Float[Array, " n"]:
+def _unsort_row(y: Float[Array, "n *d"], permutation: Int[Array, " n"]) -> Float[Array, "n *d"]:
     return jnp.zeros_like(y).at[permutation].set(y, unique_indices=True, mode="promise_in_bounds")
 
 
@@ -76,6 +76,13 @@ def pick(y: Array, ranks: Ranks) -> Array:
     if isinstance(ranks, range):
         return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=1)
     return jnp.take(y, ranks.astype(int), axis=1)
+
+
+def unpick(y: Float[Array, "batch r d"], ranks: Ranks, n: int) -> Float[Array, "batch n d"]:
+    """The transpose of `pick`: values of the ranks where they belong, zero elsewhere."""
+    if isinstance(ranks, range):
+        return jnp.pad(y, ((0, 0), (ranks.start, n - ranks.stop), (0, 0)))
+    return jnp.zeros((y.shape[0], n, y.shape[2]), y.dtype).at[:, ranks.astype(int)].add(y)
 
 
 flip = partial(lax.rev, dimensions=(1,))

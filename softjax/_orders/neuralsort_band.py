@@ -13,7 +13,7 @@ from ._band import rules
 from ._band.walk import weights
 from ._base import Forms, Keys, PerRow, Ranks
 from ._keys import knots
-from ._sorted import pick, sort_with_permutation, unsort
+from ._sorted import pick, sort_with_permutation, unpick, unsort
 
 _FEW = 16
 """Up to this many rows are written out, O(n) each."""
@@ -39,15 +39,32 @@ def apply(
     return pick(y + spoil[:, :, None], ranks)
 
 
+def transposed(
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y; the columns are walked where more than a few rows are given."""
+    if writes(x.shape[-1], ranks):
+        return jnp.matmul(jnp.swapaxes(neuralsort.rows(x, ranks, tau, mode), 1, 2), y, precision="highest")
+    s, permutation = sort_with_permutation(x)
+    places, scale, spoil = knots(s, tau)
+    theta = _normalisers(places, scale, mode)
+    out = rules.apply_transposed(weights(mode), places, scale, theta, unpick(y, ranks, s.shape[-1]))
+    return unsort(out + spoil[:, :, None], permutation)
+
+
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
     s, permutation = sort_with_permutation(x)
     places, scale, spoil = knots(s, tau)
-    # The rules of whatever takes theta are total derivatives: its own tangent is part of theirs.
-    theta = lax.stop_gradient(rules.theta_of(weights(mode), lax.stop_gradient(places), lax.stop_gradient(scale)))
+    theta = _normalisers(places, scale, mode)
     offset, _ = rules.RankOffset(weights(mode))(places, scale, theta)
     positions = jnp.arange(s.shape[-1], dtype=s.dtype)[None]
     return unsort(positions + offset + spoil, permutation)
 
 
-FAST = Forms(rows=neuralsort.rows, apply=apply, rank=rank, writes=writes)
+def _normalisers(places: Keys, scale: Float[Array, "batch 1"], mode: Mode) -> Keys:
+    """theta without a tangent: the rules of whatever takes it are total derivatives, its own part of theirs."""
+    return lax.stop_gradient(rules.theta_of(weights(mode), lax.stop_gradient(places), lax.stop_gradient(scale)))
+
+
+FAST = Forms(rows=neuralsort.rows, apply=apply, rank=rank, transposed=transposed, writes=writes)

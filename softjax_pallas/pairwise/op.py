@@ -142,6 +142,35 @@ class LeanKernel:
         return (norm, norm) if op == "rank" else (norm,)
 
 
+@dataclass(frozen=True)
+class TransposedKernel:
+    """The transpose of rows of P times y, by the kernels of rows of P times a payload. It saves nothing.
+
+    Its cotangent u makes <y, P u>: the product with u, and that product's cotangents.
+    """
+
+    implementation: str
+    order: str
+
+    @property
+    def _product(self) -> LeanKernel:
+        return LeanKernel(self.implementation, self.order, "apply")
+
+    def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        """The form's result; nothing is saved."""
+        x, ranks, y, *more = arguments
+        product = x, ranks, jnp.zeros((*x.shape, y.shape[2]), y.dtype), *more
+        _, saved = self._product.value(*product)
+        return self._product.pull(saved, y, *product)[1], ()
+
+    def pull(self, saved: tuple[jax.Array, ...], cotangent: jax.Array, *arguments: Any) -> tuple[jax.Array, ...]:
+        """Cotangents of the keys, of y and of the softness."""
+        x, ranks, y, *more = arguments
+        out, saved = self._product.value(x, ranks, cotangent, *more)
+        keys, _, softness = self._product.pull(saved, y, x, ranks, cotangent, *more)
+        return keys, out, softness
+
+
 def _module(order: str) -> Any:
     from . import _neuralsort, _softsort
 

