@@ -121,9 +121,15 @@ def together(**arrays: jax.Array) -> tuple[jax.Array, ...]:
     xs = [jnp.broadcast_to(x.astype(dtype), shape) for x in arrays.values()]
     if any(getattr(jax.typeof(x).sharding.mesh, "explicit_axes", ()) for x in xs):
         # `jnp.where` wants them alike; what is computed of all of them is sharded by JAX's rules.
-        sharding = jax.eval_shape(lambda *xs: reduce(lax.add, xs), *xs).sharding
-        xs = [jax.sharding.reshard(x, sharding) for x in xs]
+        result: Any = jax.make_jaxpr(lambda *xs: reduce(lax.add, xs))(*xs).out_avals[0]
+        xs = [x if _lies(x, result.sharding) else jax.sharding.reshard(x, result.sharding) for x in xs]
     return tuple(xs)
+
+
+def _lies(x: jax.Array, sharding: Any) -> bool:
+    """Is it sharded so, or on one device, which an eager operation brings together by itself?"""
+    own = jax.typeof(x).sharding
+    return own == sharding or own.mesh.empty
 
 
 def _weak(x: jax.Array) -> bool:

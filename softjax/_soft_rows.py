@@ -110,7 +110,7 @@ class SoftRows:
         if self.mode is not None and self.forms.transposed is not None:
             return _call(self.forms.transposed, self.mode, ranks, self.keys, y, self.tau)
         if not self.forms.transposes:
-            raise NotImplementedError("The transpose of P has no kernel: use implementation='xla'.")
+            raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")
         start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
         return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](placed_as_rows(y, self.keys))[0]
 

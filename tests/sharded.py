@@ -1,7 +1,7 @@
 """Run by test_sharding.py in a process with four virtual devices: `sharded.py NAME...` prints one JSON line per case.
 
 A case is "operator method mode implementation". A line says which collectives its compiled value-and-gradient has, how
-the results are sharded, and how far they are from those on one device.
+the results are sharded, and how far they are from those on one device. `--eager` alone: a call where no mesh is set.
 """
 
 import json
@@ -72,6 +72,18 @@ def mapped_error(mapped, split, want) -> float:
     return max(float(np.max(np.abs(a - b))) for a, b in zip(have, want, strict=True))
 
 
+def eager() -> dict:
+    """A comparison of explicitly sharded rows with a number, where no mesh is set."""
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x = np.linspace(-2, 2, ROWS * 4, dtype=np.float32).reshape(ROWS, 4)
+    have = sj.clip(sj.greater(jax.device_put(x, NamedSharding(mesh, PartitionSpec("rows"))), 1.0), 0.1, 0.9)
+    want = sj.clip(sj.greater(x, 1.0), 0.1, 0.9)
+    return {"rows": have.sharding.shard_shape(have.shape)[0], "error": float(np.max(np.abs(have - want)))}
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--eager"]:
+        print(json.dumps(eager()))
+        sys.exit()
     for line in sys.argv[1:]:
         print(json.dumps(case(line)), flush=True)

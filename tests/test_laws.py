@@ -182,6 +182,26 @@ def test_nan_stays_in_its_row(mode, method, place):
         np.testing.assert_array_equal(out[name][[0, 2]], clean[name][[0, 2]], err_msg=name)
 
 
+@pytest.mark.parametrize("method, mode", [("softsort", "c1"), ("neuralsort", "smooth"), ("ot", "smooth")])
+def test_nan_stays_in_its_row_of_a_gradient(method, mode):
+    """Of keys and of a payload, either of which may hold it; a walk may lay rows end to end."""
+    how = {"method": method, "mode": mode}
+
+    def loss(x, y):
+        p = sj.soft_permutation(x, **how)
+        return jnp.sum(jnp.sin(p @ y)) + jnp.sum(jnp.sin(p.T @ y)) + jnp.sum(jnp.sin(sj.rank(x, axis=-1, **how)))
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    x, y = cases.sample((3, 20), 23, np.float32), cases.sample((3, 20, 1), 24, np.float32)
+    clean = gradient(x, y)
+    for place in (0, 1):
+        spoiled = [x.copy(), y.copy()]
+        spoiled[place][1, 4] = np.nan
+        for have, want in zip(gradient(*spoiled), clean, strict=True):
+            np.testing.assert_array_equal(have[::2], want[::2])
+            assert place == 0 or np.isnan(have[1]).all()
+
+
 INFINITE = np.array(
     [[0.5, np.inf, -1, 2, 0, 1], [0.5, -np.inf, -1, 2, 0, 1], [np.inf, -np.inf, -1, 2, 0, 1]], np.float32
 )

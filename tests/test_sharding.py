@@ -56,15 +56,24 @@ def test_sharded_rows_stay_where_they_are(names):
         assert max(line["error"], line["mapped"]) < 2e-5, line
 
 
+def test_an_eager_call_without_the_mesh():
+    """Rows on four devices against a number, outside `jax.set_mesh`."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "sharded.py"), "--eager"]
+    run = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads(run.stdout) == {"rows": 2, "error": 0.0}
+
+
 @pytest.mark.parametrize("compare", [sj.greater, sj.less_equal, sj.equal, sj.isclose])
 @pytest.mark.parametrize("other", [1.0, np.linspace(-1, 1, 4, dtype=np.float32)], ids=["scalar", "row"])
-def test_comparisons_broadcast_on_explicit_axes(compare, other):
+@pytest.mark.parametrize("axes", [(AxisType.Explicit,), (AxisType.Explicit, AxisType.Auto)], ids=["explicit", "mixed"])
+def test_comparisons_broadcast_on_explicit_axes(compare, other, axes):
     """As JAX's own do: what is broadcast against sharded rows is sharded as they are."""
     x = np.linspace(-2, 2, 8, dtype=np.float32).reshape(2, 4)
     both = jax.value_and_grad(lambda x: (lambda y: (jnp.sum(y), y))(compare(x, other)), has_aux=True)
     (_, want), want_gradient = both(x)
     rows = PartitionSpec("rows", None)
-    mesh = jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Explicit,))
+    mesh = jax.make_mesh((1,) * len(axes), ("rows", "more")[: len(axes)], axis_types=axes)
     with jax.set_mesh(mesh):
         (_, have), gradient = both(jax.device_put(x, NamedSharding(mesh, rows)))
     assert jax.typeof(have).sharding.spec == jax.typeof(gradient).sharding.spec == rows

@@ -69,7 +69,7 @@ class Forms:
     """One implementation of a method. `rows` is None for a method that yields values only.
 
     `mask` is a top-k mask of its own, in place of the sum of the last rows, `transposed` a P.T of its own, in place of
-    `apply`'s derivative. `transposes` says that P.T exists: a kernel's `apply` has no derivative to spare.
+    `apply`'s derivative. `transposes` says that P.T exists: a named kernel's `apply` has no derivative to spare.
     `writes(n, ranks)` says that `apply` writes these rows out to multiply them, so that a caller who wants both
     computes them once.
     """

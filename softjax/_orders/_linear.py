@@ -7,8 +7,8 @@ rows that are sharded over devices where they are.
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -54,6 +54,8 @@ class Operator(abc.ABC):
     fixed: ClassVar[int]
     platform: ClassVar[str | None] = None
     """The platform that the operator is for, where others never run it."""
+    end_to_end: ClassVar[bool] = False
+    """Does `run` lay rows end to end? Then a NaN, which times a weight of 0 is NaN, is kept from other rows."""
 
     def __call__(self, *args: Array) -> Any:
         out = self.bind(*args)
@@ -96,7 +98,16 @@ class Operator(abc.ABC):
         """The results for arrays with any number of leading dimensions."""
         lead = args[0].shape[:-1]
         flat = [a.reshape(math.prod(lead), *a.shape[len(lead) :]) for a in args]
-        return tuple(a.reshape(*lead, *a.shape[1:]) for a in self.run_on(target, *flat))
+        run = partial(self.run_on, target)
+        return tuple(a.reshape(*lead, *a.shape[1:]) for a in (_apart(run, *flat) if self.end_to_end else run(*flat)))
+
+
+def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]:
+    """run(*arrays), NaN in rows of the batch that hold one and without it in the others."""
+    row = lambda a, ndim: a.reshape(-1, *(1,) * (ndim - 1))
+    spoiled = reduce(jnp.logical_or, (jnp.any(jnp.isnan(a), axis=range(1, a.ndim)) for a in arrays))
+    out = run(*(jnp.where(jnp.isnan(a), jnp.ones_like(a), a) for a in arrays))  # some of them divide
+    return [jnp.where(row(spoiled, a.ndim), jnp.full_like(a, jnp.nan), a) for a in out]
 
 
 def _jvp(primals, tangents, *, op):

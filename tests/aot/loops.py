@@ -36,12 +36,12 @@ def of_machine_code(text: str) -> tuple[int, list[int]]:
             places[label[1]] = len(found)
         elif instruction := _INSTRUCTION.match(line):
             found.append((instruction[2], instruction[3]))
-    spans = set()
+    spans: dict[int, int] = {}
     for place, (operation, operands) in enumerate(found):
         target = re.search(r"\.L_x_\d+", operands)
         if operation.startswith("BRA") and target and places[target[0]] < place:  # not a branch to itself, which ends
-            spans.add((places[target[0]], place))
-    return len(found), [last - first + 1 for first, last in innermost(spans)]
+            spans[places[target[0]]] = place  # the last of several
+    return len(found), [last - first + 1 for first, last in innermost(set(spans.items()))]
 
 
 def machine_code(ptx: str) -> str:

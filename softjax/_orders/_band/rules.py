@@ -19,6 +19,7 @@ from .walk import Power, Smooth
 class BandOperator(Operator):
     mode: Smooth | Power
     order: int = 0
+    end_to_end = True
 
 
 def _tangent_of(reference, fixed, dfixed):

@@ -40,6 +40,7 @@ class _Sums(Operator):
     odd: bool
     transposed: bool = False
     fixed = 2
+    end_to_end = True
 
     def run(self, s, reach, v):
         d = v.shape[-1]
@@ -73,6 +74,7 @@ class _Reach(Operator):
 
     m: int
     fixed = 2
+    end_to_end = True
 
     def run(self, s, tau):
         return (passes.solve(self.m, s, tau),)
@@ -108,6 +110,7 @@ class Rows(Operator):
 
     m: int
     fixed = 3
+    end_to_end = True
 
     def run(self, s, tau, v):
         m, d = self.m, v.shape[-1]
@@ -145,6 +148,7 @@ class _First(Operator):
     """A rule of first order at (s, tau, v, R, Z, b, e, f)."""
 
     fixed = 8
+    end_to_end = True
 
 
 @dataclasses.dataclass(frozen=True)
