@@ -1,6 +1,7 @@
 #!/bin/sh
 # Compile every kernel for GPUs and TPUs that this machine need not have, and hold registers, spills, bundles and
-# temporary memory against perf/baseline-aot.json: `sh ci/aot.sh [TARGET...]`. AOT_GATE=--update writes that file.
+# temporary memory against perf/baseline-aot.json: `sh ci/aot.sh [TARGET...]`. AOT_GATE=--update writes that file
+# and perf/fingerprints-aot.json, by which `--known` leaves out what these compilers have compiled before.
 #
 # Two environments of their own (libtpu and the CUDA plugin do not share a process), made once and stamped. Needs a CUDA
 # toolkit's ptxas on PATH.

@@ -9,6 +9,8 @@ vector registers, by libtpu's schedule; of all of them the temporary memory of t
 the compilers alone, each of which has its own entry; `judgement.TOLERANCE` says how much each may grow. A kernel that
 the baseline has and the rows have not is an error; one that is new is told, and fails where the gate is strict.
 
+`--update` also writes the programs' fingerprints. A row that is "known" by its own has the baseline's figures.
+
 Nothing but the standard library, so that the environments with the compilers need not hold more.
 """
 
@@ -16,12 +18,16 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from judgement import Baseline, Figures
 
+T = TypeVar("T")
 BASELINE = Path(__file__).resolve().parent / "baseline-aot.json"
+FINGERPRINTS = "fingerprints-aot.json"
+"""Beside the baseline: compiler -> "target implementation kernel" -> fingerprint of the program that was compiled."""
 
 
 def figures(row: dict) -> Figures:
@@ -33,12 +39,17 @@ def figures(row: dict) -> Figures:
     return {"program": program, **{f"kernel {place}": found for place, found in enumerate(kernels, 1)}}
 
 
-def by_compiler(rows: Sequence[dict]) -> dict[str, dict[str, Figures]]:
-    """Compiler -> "target implementation kernel" -> figures, of the rows that compiled."""
-    found: dict[str, dict[str, Figures]] = defaultdict(dict)
+def name_of(row: dict) -> str:
+    """What a program is called in the baseline."""
+    return f"{row['target']} {row['implementation']} {row['kernel']}"
+
+
+def by_compiler(rows: Sequence[dict], value: Callable[[dict], T]) -> dict[str, dict[str, T]]:
+    """Compiler -> "target implementation kernel" -> value, of the rows without an error."""
+    found: dict[str, dict[str, T]] = defaultdict(dict)
     for row in rows:
         if "error" not in row:
-            found[row["compiler"]][f"{row['target']} {row['implementation']} {row['kernel']}"] = figures(row)
+            found[row["compiler"]][name_of(row)] = value(row)
     return found
 
 
@@ -52,21 +63,30 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--part", action="store_true", help="ROWS is a part: what only the baseline has is not missed")
     options = parser.parse_args(arguments)
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
-    file, now = Baseline(options.baseline, "make baseline-aot"), by_compiler(rows)
+    file = Baseline(options.baseline, "make baseline-aot")
+    baseline = file.read()
+    for row in rows:
+        if row.get("known") and name_of(row) not in baseline.get(row["compiler"], {}):
+            row["error"] = f"has a fingerprint, but no figures in {options.baseline.name}: `{file.command}`"
+    now = by_compiler(rows, lambda row: baseline[row["compiler"]][name_of(row)] if row.get("known") else figures(row))
     targets = {f"{row['target']} {row['implementation']}" for row in rows}
     # Targets that were not asked for stay as they are, neither judged nor written.
     measured = lambda cases, whether: {
         k: v for k, v in cases.items() if (" ".join(k.split()[:2]) in targets) == whether
     }
-    baseline = file.read()
+    merged = lambda before, found: (
+        before | {name: measured(before.get(name, {}), False) | cases for name, cases in found.items()}
+    )
     if options.update:
-        file.write(baseline | {name: measured(baseline.get(name, {}), False) | cases for name, cases in now.items()})
+        file.write(merged(baseline, now))
+        prints = Baseline(options.baseline.with_name(FINGERPRINTS), file.command)
+        prints.write(merged(prints.read(), by_compiler(rows, lambda row: row["fingerprint"])))
         print(f"{options.baseline.name} has {sum(map(len, now.values()))} kernels of {'; '.join(now)}.")
         return 0
     passed = bool(now)
     for row in rows:
         if "error" in row:
-            print(f"{row['target']} {row['implementation']} {row['kernel']}: {row['error']}")
+            print(f"{name_of(row)}: {row['error']}")
             passed = False
     for compiler, cases in now.items():
         if compiler in baseline:

@@ -5,20 +5,23 @@ import sys
 from pathlib import Path
 
 import aot_gate
+import jax
+import jax.numpy as jnp
 import pytest
 from judgement import TOLERANCE, Baseline
 
 sys.path.append(str(Path(__file__).parent / "aot"))
 import buffers
 import bundles
+import fingerprint
 import loops
 import table
 
 GPU = {"target": "h200", "implementation": "pallas_triton", "kernel": "sort", "compiler": "ptxas 1", "temp": 0}
 TPU = {"target": "v5e", "implementation": "pallas_mosaic_tpu", "kernel": "sort", "compiler": "libtpu 1", "temp": 0}
 ROWS = [
-    GPU | {"registers": [64, 128], "spills": 0},
-    TPU | {"schedules": [{"inner bundles": 200, "bundles": 400, "vector spills": 0}]},
+    GPU | {"registers": [64, 128], "spills": 0, "fingerprint": "a1"},
+    TPU | {"fingerprint": "b2", "schedules": [{"inner bundles": 200, "bundles": 400, "vector spills": 0}]},
 ]
 SCHEDULE = """
      0   :  { %s0 = smov 0 }
@@ -155,6 +158,45 @@ def test_another_compiler_is_not_compared(run, capsys):
     assert run(other) == 0
     assert "No baseline for another; there is one for libtpu 1; ptxas 1. Not compared." in capsys.readouterr().out
     assert run(other, "--strict") == 1
+
+
+def test_a_known_program_has_the_figures_of_the_baseline(run, tmp_path, capsys):
+    """Its fingerprint is written with them; without them it is an error."""
+    written = json.loads((tmp_path / "fingerprints-aot.json").read_text("utf-8"))
+    assert written == {"ptxas 1": {"h200 pallas_triton sort": "a1"}, "libtpu 1": {"v5e pallas_mosaic_tpu sort": "b2"}}
+    known = GPU | {"fingerprint": "a1", "known": True}
+    assert table.problem(known) is None
+    assert run([known, ROWS[1]], "--strict") == 0
+    assert run([known | {"kernel": "rank"}, ROWS[1]]) == 1
+    assert "h200 pallas_triton rank: has a fingerprint, but no figures in baseline.json" in capsys.readouterr().out
+
+
+def test_what_is_known_is_left_out_but_for_a_sample():
+    """A program that changed, fails, has another compiler or shares a kernel with a compiled one is not."""
+    names = [f"sort {number}" for number in range(80)]
+    rows = [GPU | {"kernel": name, "fingerprint": name} for name in names]
+    record = {"ptxas 1": {f"h200 pallas_triton {name}": name for name in names}}
+    alone = [()] * 80
+    left = fingerprint.known(rows, alone, record)
+    assert 60 <= len(left) < 80 and fingerprint.known(rows, alone, {}) == []
+    first, second = left[:2]
+    for other in ({"fingerprint": "new"}, {"error": "no such layout"}, {"compiler": "ptxas 2"}):
+        changed = [row | other if place == first else row for place, row in enumerate(rows)]
+        assert fingerprint.known(changed, alone, record) == left[1:]
+        shared = [("both",) if place in (first, second) else () for place in range(80)]
+        assert fingerprint.known(changed, shared, record) == left[2:]
+
+
+def test_a_fingerprint_is_of_what_is_computed(monkeypatch):
+    """And not of the line where it is written."""
+    made = lambda function, target="v5e": fingerprint.of(jax.jit(function).lower(jnp.ones(3)), target)
+    first = made(lambda x: x + 1)
+    assert first == made(
+        lambda x: x + 1,
+    )
+    assert len({first, made(lambda x: x + 2), made(lambda x: x + 1, "h200")}) == 3
+    monkeypatch.setattr(fingerprint, "_TOOLS", ())
+    assert made(lambda x: x + 1) != first
 
 
 def test_bundles_of_the_innermost_loops():

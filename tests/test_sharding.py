@@ -41,7 +41,8 @@ OLD = jax_version() < OLDEST_JAX
 
 
 @pytest.mark.parametrize(
-    "names", [PLAIN, pytest.param(KERNELS, marks=pytest.mark.skipif(OLD, reason="kernels need JAX >= 0.11"))]
+    "names",
+    [PLAIN[::2], PLAIN[1::2], pytest.param(KERNELS, marks=pytest.mark.skipif(OLD, reason="kernels need JAX >= 0.11"))],
 )
 def test_sharded_rows_stay_where_they_are(names):
     """No collective moves rows, on automatic or explicit meshes; results are sharded as the input."""

@@ -1,4 +1,7 @@
-"""Compile every kernel for one target: `python tests/aot/compile.py TARGET IMPLEMENTATION [PATTERN]`; a JSON line each.
+"""Compile every kernel for one target: `python tests/aot/compile.py TARGET IMPLEMENTATION [PATTERN [FINGERPRINTS]]`; a
+JSON line each.
+
+FINGERPRINTS is a file that says which programs are known to these compilers: most of those are not compiled.
 
 Needs the vendor's compiler beside JAX: jax-cuda13-plugin, jax-cuda13-pjrt, triton and a CUDA toolkit's ptxas for GPUs,
 libtpu for TPUs. `table.py` runs all targets and judges the rows.
@@ -13,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import buffers
 import bundles
+import fingerprint
 import targets
 
 DUMP = Path(tempfile.mkdtemp(prefix="softjax-aot-"))
@@ -29,6 +34,7 @@ targets.prepare()
 os.environ["LIBTPU_INIT_ARGS"] = bundles.options(str(SCHEDULES))
 import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
 
+jax.config.update("jax_traceback_in_locations_limit", 0)  # or a fingerprint depends on the lines of the source
 import softjax_pallas  # noqa: E402
 from softjax_pallas import tuning  # noqa: E402
 
@@ -113,53 +119,99 @@ def table_of(target: str) -> tuning.Table:
     return tuning.load(path) if path.exists() else tuning.Table()
 
 
-def main(target: str, implementation: str, pattern: str = "") -> None:
-    """Compile with the tiles of the target's device kind, and with the default's what differs; print the rows."""
+@dataclass(eq=False)
+class Program:
+    """What is compiled: `row` is what is said of it."""
+
+    row: dict
+    shapes: object
+    lowered: jax.stages.Lowered | None
+    kernels: tuple[str, ...]
+    """Of Mosaic GPU, of whose kernels a process compiles each once; no other's are shared."""
+
+
+def programs(target: str, implementation: str, pattern: str) -> Iterator[Program]:
+    """Those with the tiles of the target's device kind, then of those with the default's what differs."""
     tuned = table_of(target)
     default = tuning.load(tuning.FOLDER / "default.json").tiles.get(implementation, {})
     own = {family for family, tile in tuned.tiles.get(implementation, {}).items() if tile != default.get(family)}
-    seen: Seen = {}
     with tuning.override(tuned):
-        compile_all(target, implementation, pattern, PACKAGES, seen)
+        first = list(lowered(target, implementation, pattern, PACKAGES))
+    yield from first
+    seen = {program.kernels for program in first if program.kernels}
     with tuning.override(tuning.Table()):  # which other kinds of its architecture have
         again = [package for package, families in PACKAGES.items() if own & set(families)]
-        compile_all(target, implementation, pattern, again, seen, " with default tiles")
+        for program in lowered(target, implementation, pattern, again):
+            if program.kernels not in seen:
+                program.row["kernel"] += " with default tiles"
+                yield program
 
 
-def compile_all(
-    target: str, implementation: str, pattern: str, packages: Iterable, seen: Seen, variant: str = ""
-) -> None:
-    """Print a row for each kernel; of a variant, for those that were not seen."""
-    mesh, on_gpu = targets.mesh(target), target in targets.CAPABILITY
+def lowered(target: str, implementation: str, pattern: str, packages: Iterable) -> Iterator[Program]:
+    """With the tiles in force; a program that cannot be lowered says so in its row."""
+    mesh = targets.mesh(target)
     for package in packages:
         for name, function, shapes in package.kernels_for_aot(implementation):
             if not re.search(pattern, name):
                 continue
-            row = {"target": target, "implementation": implementation, "kernel": name + variant}
+            row = {"target": target, "implementation": implementation, "kernel": name}
             row["compiler"] = targets.compiler(target)
-            start = time.time()
             try:
-                lowered = targets.lower_for(mesh, function, shapes)
-                names = kernels(lowered.as_text()) if implementation == "pallas_mosaic_gpu" else ()
-                if variant and names in seen:
-                    continue
-                options = {} if on_gpu else buffers.options(BUFFERS)
-                compiled, report = captured(targets.compile, mesh, lowered, options)
-                memory = compiled.memory_analysis()
-                row["temp"] = memory.temp_size_in_bytes if on_gpu else buffers.read(BUFFERS)
-                row |= {"result": memory.output_size_in_bytes, "keys": largest_matrix(shapes)}
-                if implementation == "pallas_triton":
-                    report = triton_report(lowered, target)
-                if on_gpu:
-                    found = usage(report)
-                    if implementation == "pallas_mosaic_gpu":
-                        found = seen.setdefault(names, found) if found[0] or names in seen else found
-                    row["registers"], row["spills"] = found
-                else:
-                    row["schedules"] = bundles.read(SCHEDULES)
+                made = targets.lower_for(mesh, function, shapes)
+                row["fingerprint"] = fingerprint.of(made, target)
+                names = kernels(made.as_text()) if implementation == "pallas_mosaic_gpu" else ()
+                yield Program(row, shapes, made, names)
             except Exception as error:  # the table shows it and fails
-                row["error"] = f"{type(error).__name__}: {str(error)[:400]}"
-            print(json.dumps(row | {"seconds": round(time.time() - start, 1)}), flush=True)
+                row["error"] = said(error)
+                yield Program(row, shapes, None, ())
+
+
+def said(error: Exception) -> str:
+    """For the table."""
+    return f"{type(error).__name__}: {str(error)[:400]}"
+
+
+def compile_one(program: Program, seen: Seen) -> None:
+    """Compile it, and say in its row what the compilers report."""
+    assert program.lowered is not None
+    row, names = program.row, program.kernels
+    target, mesh = row["target"], targets.mesh(row["target"])
+    on_gpu = target in targets.CAPABILITY
+    options = {} if on_gpu else buffers.options(BUFFERS)
+    compiled, report = captured(targets.compile, mesh, program.lowered, options)
+    memory = compiled.memory_analysis()
+    row["temp"] = memory.temp_size_in_bytes if on_gpu else buffers.read(BUFFERS)
+    row |= {"result": memory.output_size_in_bytes, "keys": largest_matrix(program.shapes)}
+    if row["implementation"] == "pallas_triton":
+        report = triton_report(program.lowered, target)
+    if on_gpu:
+        found = usage(report)
+        if names:
+            found = seen.setdefault(names, found) if found[0] or names in seen else found
+        row["registers"], row["spills"] = found
+    else:
+        row["schedules"] = bundles.read(SCHEDULES)
+
+
+def main(target: str, implementation: str, pattern: str = "", fingerprints: str = "") -> None:
+    """Print a row for each program."""
+    found: Iterable[Program] = programs(target, implementation, pattern)
+    if fingerprints:
+        found = list(found)
+        record = json.loads(Path(fingerprints).read_text("utf-8"))
+        for place in fingerprint.known(
+            [program.row for program in found], [program.kernels for program in found], record
+        ):
+            found[place].row["known"] = True
+    seen: Seen = {}
+    for program in found:
+        start = time.time()
+        if not program.row.keys() & {"known", "error"}:
+            try:
+                compile_one(program, seen)
+            except Exception as error:  # the table shows it and fails
+                program.row["error"] = said(error)
+        print(json.dumps(program.row | {"seconds": round(time.time() - start, 1)}), flush=True)
 
 
 if __name__ == "__main__":
