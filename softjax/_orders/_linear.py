@@ -73,9 +73,13 @@ class Operator(abc.ABC):
         """A(*fixed)^T (*cotangents), for operators with moving arguments."""
         raise TypeError(f"{type(self).__name__} has no moving argument to transpose.")
 
-    @abc.abstractmethod
     def tangent(self, fixed: tuple, moving: tuple, dfixed: tuple, out: tuple) -> tuple:
         """The tangent of A(*fixed)(*moving) = out along dfixed, `out` as `differentiated` gives it."""
+        return self.bind(*fixed, *self.absorbed(fixed, moving, dfixed, out))
+
+    def absorbed(self, fixed: tuple, moving: tuple, dfixed: tuple, out: tuple) -> Any:
+        """The change of `moving` that has the effect of dfixed, where there is one: both take one application."""
+        return None
 
     def run_on(self, target: Target | None, *args: Array) -> tuple[Array, ...]:
         """`run` for a target; None where a program is for several."""
@@ -115,10 +119,15 @@ def _jvp(primals, tangents, *, op):
     fixed, moving = primals[: op.fixed], primals[op.fixed :]
     dfixed, dmoving = tangents[: op.fixed], tangents[op.fixed :]
     terms = []
+    if not all(isinstance(t, ad.Zero) for t in dfixed):
+        dfixed = tuple(map(ad.instantiate_zeros, dfixed))
+        absorbed = op.absorbed(fixed, moving, dfixed, known)
+        if absorbed is None:
+            terms.append(op.tangent(fixed, moving, dfixed, known))
+        else:
+            dmoving = [d if isinstance(t, ad.Zero) else t + d for t, d in zip(dmoving, absorbed, strict=True)]
     if not all(isinstance(t, ad.Zero) for t in dmoving):
         terms.append(op.bind(*fixed, *map(ad.instantiate_zeros, dmoving)))
-    if not all(isinstance(t, ad.Zero) for t in dfixed):
-        terms.append(op.tangent(fixed, moving, tuple(map(ad.instantiate_zeros, dfixed)), known))
     if not terms:
         return out, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
     return out, [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]

@@ -8,12 +8,13 @@ so a row peaks at j = r and falls off on both sides. Logits relative to that pea
 have terms of one sign: no cancellation, whatever n and the keys' offset.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from .._modes import Mode
 from .._types import Float
-from ._band.ties import tie_terms
+from ._band.ties import tie_tangents
 from ._base import Forms, Keys, PerRow, Ranks, always, applied, as_array
 
 
@@ -43,14 +44,21 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     return mode.project(jnp.maximum(logits, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
 
 
+@jax.custom_jvp
 def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
     """Zero, with the derivative that makes |s_i - s_j| flat at a tie; the gap form takes one side's.
 
     Terms that are constant in a row do not matter to its projection and are left out.
     """
-    fixed = lax.stop_gradient(s)
-    own, others = tie_terms(fixed, s - fixed)
-    return (own - others) / tau[:, None]
+    del tau
+    return jnp.zeros_like(s)
+
+
+@_tie_tangent.defjvp
+def _tie_tangent_jvp(primals, tangents):
+    (s, tau), (ds, _) = primals, tangents
+    own, others = tie_tangents(s, ds)
+    return jnp.zeros_like(s), (own - others) / tau[:, None]
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:

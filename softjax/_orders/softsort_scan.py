@@ -14,7 +14,7 @@ from jax import Array, lax
 from .._modes import Mode
 from .._types import Float
 from ._base import Keys, PerRow, Ranks
-from ._recurrence import Channels, both_sides
+from ._recurrence import Columns, both_sides
 from ._sorted import pick, sort_with_permutation, unsort
 
 
@@ -25,9 +25,9 @@ def _decays(s: Keys, tau: PerRow, mode: Mode) -> Keys:
     return jnp.pad(jnp.exp(-gap / scale), ((0, 0), (1, 0)))
 
 
-def _averages(s: Keys, tau: PerRow, v: Channels, mode: Mode) -> Channels:
+def _averages(s: Keys, tau: PerRow, v: Columns, mode: Mode) -> Columns:
     """The soft permutation of sorted keys times the payload v, in sorted order."""
-    sums, total = both_sides(_decays(s, tau, mode), v, jnp.ones_like(s)[:, None])
+    sums, total = both_sides(_decays(s, tau, mode), v, jnp.ones_like(s)[:, :, None])
     return sums / total
 
 
@@ -36,18 +36,14 @@ def apply(
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
     s, permutation = sort_with_permutation(x)
-    if payload is None:
-        v = s[:, None]
-    else:
-        v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), 2, 1)
+    v = s[:, :, None] if payload is None else jnp.take_along_axis(payload, permutation[:, :, None], axis=1)
     # Averages of offsets from the row's middle keep the digits of a payload far from zero.
-    middle = lax.stop_gradient(v[:, :, v.shape[2] // 2][:, :, None])
-    y = _averages(s, tau, v - middle, mode) + middle
-    return pick(jnp.moveaxis(y, 1, 2), ranks)
+    middle = lax.stop_gradient(v[:, v.shape[1] // 2][:, None])
+    return pick(_averages(s, tau, v - middle, mode) + middle, ranks)
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     s, permutation = sort_with_permutation(x)
     positions = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=s.dtype), s.shape)
-    return unsort(_averages(s, tau, positions[:, None], mode)[:, 0], permutation)
+    return unsort(_averages(s, tau, positions[:, :, None], mode)[:, :, 0], permutation)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from .._linear import Operator
 from . import passes
-from .ties import tie_terms
+from .ties import tie_tangents
 from .walk import Power, Smooth
 
 
@@ -35,7 +35,7 @@ def _logit_factors(s, tau, ds, dtau):
     r = _centred_ranks(s)
     a = ds / tau - s * (dtau / tau**2)
     a = a - jnp.mean(a, -1, keepdims=True)
-    own, others = tie_terms(s, a)
+    own, others = tie_tangents(s, a)
     b = (2 * r - 1) * a - 2 * (jnp.cumsum(a, -1) - a) - (own - others)
     return a, b, 2 * r * a - b
 

@@ -5,10 +5,10 @@ tie group T that leaves out of tau dL_rj the term sum_{i in T} sign(j - i) (ds_j
 tied elements with equal payloads get equal gradients, and dense and banded forms agree.
 """
 
-from functools import partial
-
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
+
+from .._recurrence import decayed_sums
 
 
 def tie_terms(s: Array, x: Array) -> tuple[Array, Array]:
@@ -16,18 +16,18 @@ def tie_terms(s: Array, x: Array) -> tuple[Array, Array]:
 
     The missing term is their difference; its transpose, their sum.
     """
-    pad = [(0, 0)] * (s.ndim - 1)
-    new = jnp.pad(s[..., 1:] != s[..., :-1], [*pad, (1, 1)], constant_values=True)
-    within = partial(_within_group, new)
-    # Two scans, not one of a pair: the count must stay a constant where `x` is a tangent.
-    return within(jnp.ones_like(x)) * x, within(x)
+    count, others = _within_groups(s, jnp.stack([jnp.ones_like(x), x], axis=-1))
+    return count * x, others
 
 
-def _within_group(new: Array, x: Array) -> Array:
-    """sum_{i in T} sign(j - i) x_i; `new` (..., n + 1) marks between which elements a group ends."""
+def tie_tangents(s: Array, x: Array) -> tuple[Array, Array]:
+    """The same where `x` is a tangent, of which the count must not become a function."""
+    (count,), (others,) = (_within_groups(s, v[..., None]) for v in (jnp.ones_like(x), x))
+    return count * x, others
 
-    def combine(a, b):
-        return a[0] | b[0], jnp.where(b[0], b[1], a[1] + b[1])
 
-    scan = partial(lax.associative_scan, combine, axis=x.ndim - 1)
-    return scan((new[..., :-1], x))[1] - scan((new[..., 1:], x), reverse=True)[1]
+def _within_groups(s: Array, x: Array) -> tuple[Array, ...]:
+    """sum_{i in T} sign(j - i) x_i for every column of x (..., n, d)."""
+    tied = jnp.pad((s[..., 1:] == s[..., :-1]).astype(x.dtype), [(0, 0)] * (s.ndim - 1) + [(1, 0)])
+    (left,), (right,) = (decayed_sums(tied, x, reverse=reverse) for reverse in (False, True))
+    return tuple(jnp.moveaxis(left - right, -1, 0))

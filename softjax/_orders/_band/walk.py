@@ -16,10 +16,12 @@ class Tiling:
 
     Measured on AVX-512 CPUs: XLA compiles the whole loop of a tile into one kernel while its
     buffers are small (up to 2048 rows); beyond, each step becomes several dispatches, 5 x slower.
+    Small tiles stop where their own rows do: 256 rows take 0.8 of the time of 1024, and twice the offsets in a step
+    gain no tenth more and make programs half as long again.
     """
 
-    rows: int = 1024
-    unroll: int = 8
+    rows: int = 256
+    unroll: int = 2
 
     def __post_init__(self):
         if self.rows < 1 or self.unroll < 1:
@@ -174,7 +176,7 @@ def walk(grid, tile, by, paths, own, near, visit, alive):
     zero = jnp.zeros(rows, dtype)
 
     def window(arrays, first, size):
-        return [lax.dynamic_slice(a, (first,), (size,)) for a in arrays]
+        return [lax.dynamic_slice(a, (first,), (size,), allow_negative_indices=False) for a in arrays]
 
     def body(state):  # carries k0, both sides' paths, sums and their lost digits, and whether to go on
         k0, right, left, sums, lost, _ = state
@@ -211,7 +213,9 @@ def over_tiles(grid: Grid, function: Callable[[Array, Callable], tuple]) -> list
     """Run `function(tile, own)` for every tile, `own` cutting flat arrays; returns (batch, n) arrays."""
 
     def one(tile):
-        own = lambda a: lax.dynamic_slice(a, (tile * grid.rows + grid.halo,), (grid.rows,))
+        own = lambda a: lax.dynamic_slice(
+            a, (tile * grid.rows + grid.halo,), (grid.rows,), allow_negative_indices=False
+        )
         return function(tile, own)
 
     out = lax.map(one, jnp.arange(grid.tiles, dtype=jnp.int32))

@@ -62,7 +62,7 @@ def walk(grid: Grid, tile: Array, gap: Array, own: Sequence, near: Sequence, vis
     zero = jnp.zeros(rows, gap.dtype)
 
     def cut(arrays, first, size):
-        return [lax.dynamic_slice(a, (first,), (size,)) for a in arrays]
+        return [lax.dynamic_slice(a, (first,), (size,), allow_negative_indices=False) for a in arrays]
 
     def one_side(side, k0, distance, sums):
         first = k0 if side == RIGHT else -k0 - unroll
