@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jax import Array, lax
 from .._band.walk import half_ulp, over_tiles
 from . import table, walk
 from .table import BLOCK, Moments, Point, Tables
-from .walk import LEFT, Term, Window
+from .walk import Term, Window
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +25,6 @@ LIMITS = Limits()
 _STEPS = 40
 
 
-def _choose(wide: Array | None, walked: Callable, read: Callable):
-    return walked() if wide is None else lax.cond(wide, read, walked)
-
-
 def wide(s: Array, reach: Array) -> Array | None:
     """Does a window hold too many elements to be walked? None where none can."""
     limit = LIMITS.walked
@@ -38,28 +35,6 @@ def wide(s: Array, reach: Array) -> Array | None:
 
 
 # ---------------------------------------------------------------- both sides from tables
-
-
-def _in_blocks(z: Point, g: Array, kappa: Array | None, orders: int) -> Moments:
-    """Moments from the start of every element's block to the element, about the element."""
-    grid = walk.grid_of(z.key, walk.IN_BLOCKS)
-    step = jnp.diff(z.key, axis=-1)
-    gap = walk.barred(grid, step if z.reach is None else step + jnp.diff(z.reach, axis=-1), BLOCK)
-    relative = () if kappa is None or z.h is None else (kappa, z.h)
-    near = [grid.flat(a) for a in (g, *relative)]
-
-    def visit(side, distance, near, own):
-        del side
-        inside = distance < walk.BARRIER / 2
-        powers = [jnp.where(inside, distance**q, 0) for q in range(orders)]
-        terms = [p * near[0] for p in powers]
-        if relative:
-            rest = near[1] + near[0] * (near[2] - own[2])
-            terms += [p * rest for p in powers]
-        return tuple(terms), jnp.where(inside, jnp.ones_like(distance), 0)
-
-    out = over_tiles(grid, lambda i, cut: walk.walk(grid, i, gap, list(map(cut, near)), near, visit, (LEFT,)))
-    return Moments(z, out[:orders], out[orders:] if relative else None)
 
 
 def _facing(right: Array, left: Array, mode: str = "edge") -> Array:
@@ -82,7 +57,7 @@ def _places(window: Window, h: Array | None) -> tuple[Point, Point]:
 def _tables(window: Window, g: Array, relative: tuple[Array, Array] | None, orders: int) -> Tables:
     kappa, h = relative or (None, None)
     kappa = None if kappa is None else _facing(kappa, kappa, "constant")
-    return table.tables(_in_blocks(_places(window, h)[0], _facing(g, g, "constant"), kappa, orders))
+    return table.tables(table.in_blocks(_places(window, h)[0], _facing(g, g, "constant"), kappa, orders))
 
 
 def _beyond(tables: Tables, window: Window, h: Array | None) -> tuple[Moments, Moments]:
@@ -92,20 +67,30 @@ def _beyond(tables: Tables, window: Window, h: Array | None) -> tuple[Moments, M
     return jax.tree.map(lambda a: a[:b, :n], far), jax.tree.map(lambda a: a[b:, ::-1][:, :n], far)
 
 
-def _sums_by_tables(terms: tuple[Term, ...], window: Window, g: Array, relative: tuple[Array, Array] | None):
-    orders = max(term.power for term in terms) + 1
-    sides = _beyond(_tables(window, g, relative, orders), window, relative and relative[1])
-    out = []
-    for term, near in zip(terms, walk.sums(terms, window, g, relative, BLOCK), strict=True):
-        right, left = ((side.k if term.relative and side.k else side.a)[term.power] for side in sides)
-        out.append(near + (right - left if term.odd else right + left))
-    return out
+def sums(
+    terms: tuple[Term, ...],
+    window: Window,
+    g: Array,
+    relative: tuple[Array, Array] | None = None,
+    cut: Array | None = None,
+) -> list[Array]:
+    """The terms, (b, n) each, for g (b, n) and relative = (kappa, h).
 
+    `cut` says that windows are too wide to be walked, as `wide` does: then the walk ends with the own block.
+    """
+    cut = wide(window.s, window.reach) if cut is None else cut
+    near = walk.sums(terms, window, g, relative, cut)
+    if cut is None:
+        return near
 
-def sums(terms: tuple[Term, ...], window: Window, g: Array, relative: tuple[Array, Array] | None = None) -> list[Array]:
-    """The terms, (b, n) each, for g (b, n) and relative = (kappa, h)."""
-    arguments = terms, window, g, relative
-    return _choose(wide(window.s, window.reach), lambda: walk.sums(*arguments), lambda: _sums_by_tables(*arguments))
+    def read():
+        tables = _tables(window, g, relative, max(term.power for term in terms) + 1)
+        right, left = _beyond(tables, window, relative and relative[1])
+        at = lambda side, term: (side.k if term.relative and side.k else side.a)[term.power]
+        return [at(right, term) + (-1 if term.odd else 1) * at(left, term) for term in terms]
+
+    far = lax.cond(cut, read, lambda: [jnp.zeros_like(a) for a in near])
+    return [a + b for a, b in zip(near, far, strict=True)]
 
 
 # ---------------------------------------------------------------- the windows
@@ -118,15 +103,19 @@ def _bound(m: int, s: Array, tau: Array) -> Array:
     """
     n = s.shape[-1]
     most = 1 << (n - 1).bit_length() >> 1  # the largest power of two below n; 0 for n = 1
-    right = jnp.pad(s, ((0, 0), (0, most)), constant_values=jnp.inf)
-    left = jnp.pad(s, ((0, 0), (most, 0)), constant_values=-jnp.inf)
-    bound, k = jnp.broadcast_to(tau, s.shape), 1
-    while k <= most:
-        after, before = right[:, k : k + n] - s, s - left[:, most - k : most - k + n]
-        one = jnp.minimum(after, before) + tau * (k + 1) ** (-1 / m)
-        both = jnp.maximum(after, before) + tau * (2 * k + 1) ** (-1 / m)
-        bound, k = jnp.minimum(bound, jnp.minimum(one, both)), 2 * k
-    return bound
+    nothing = float(jnp.finfo(s.dtype).max) / 8
+    padded = jnp.pad(s, ((0, 0), (most, most)), constant_values=((0, 0), (-nothing, nothing)))
+    at = lambda first: lax.dynamic_slice_in_dim(padded, first, n, axis=1)
+
+    def narrow(level, bound):
+        k = jnp.int32(1) << level
+        count = k.astype(s.dtype)
+        after, before = at(most + k) - s, s - at(most - k)
+        one = jnp.minimum(after, before) + tau * (count + 1) ** (-1 / m)
+        both = jnp.maximum(after, before) + tau * (2 * count + 1) ** (-1 / m)
+        return jnp.minimum(bound, jnp.minimum(one, both))
+
+    return lax.fori_loop(0, most.bit_length(), narrow, jnp.broadcast_to(tau, s.shape))
 
 
 def _newton(m: int, n: int, tau: Array, bound: Array, powers: Callable) -> Array:
@@ -171,7 +160,7 @@ def _solve_by_tables(m: int, s: Array, tau: Array, bound: Array) -> Array:
 
     def powers(reach):
         window = Window(s, reach, False)
-        near = walk.powers_of_rows(m, window, BLOCK)
+        near = walk.powers_of_rows(m, window)
         right, left = _beyond(tables, window, None)
         return [x + right.a[p] + left.a[p] for p, x in zip((m, m - 1), near, strict=True)]
 
@@ -181,5 +170,6 @@ def _solve_by_tables(m: int, s: Array, tau: Array, bound: Array) -> Array:
 def solve(m: int, s: Array, tau: Array) -> Array:
     """R (b, n) with sum_j max(R_i - |s_i - s_j|, 0)^m = tau^m, for ascending s (b, n) and tau (b, 1)."""
     bound = _bound(m, s, tau)
-    arguments = m, s, tau, bound
-    return _choose(wide(s, bound), lambda: _solve_by_walk(*arguments), lambda: _solve_by_tables(*arguments))
+    by_tables, by_walk = (partial(form, m, s, tau, bound) for form in (_solve_by_tables, _solve_by_walk))
+    cut = wide(s, bound)
+    return by_walk() if cut is None else lax.cond(cut, by_tables, by_walk)

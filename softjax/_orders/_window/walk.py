@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .._band.walk import BARRIER, TILING, Grid, Tiling, over_tiles
+from .._band.walk import BARRIER, TILING, Grid, over_tiles
+from .table import BLOCK
 
 RIGHT, LEFT = 1, -1
 
@@ -40,11 +41,11 @@ def power(x: Array, p: int) -> Array:
     return jnp.where(x > 0, jnp.ones_like(x), 0) if p == 0 else jnp.maximum(x, 0) ** p
 
 
-def barred(grid: Grid, distance: Array, block: int | None = None) -> Array:
-    """Flat distances (b, n - 1) to the next element, not to be crossed at the end of a row or of a block."""
+def barred(grid: Grid, distance: Array, cut: Array | bool = False) -> Array:
+    """Flat distances (b, n - 1) to the next element, not to be crossed at a row's or, where `cut`, a block's end."""
     n = distance.shape[-1] + 1
     after = jnp.arange(1, n + 1)
-    end = (after % (block or n) == 0) | (after == n)
+    end = (after % BLOCK == 0) & cut | (after == n)
     distance = jnp.pad(distance, ((0, 0), (0, 1)))
     return grid.flat(jnp.where(end[None], jnp.asarray(BARRIER, distance.dtype), distance), BARRIER)
 
@@ -90,19 +91,19 @@ def walk(grid: Grid, tile: Array, gap: Array, own: Sequence, near: Sequence, vis
     return lax.while_loop(lambda state: state[-1], body, state)[2]
 
 
-# Walks inside blocks are short: little is gained by unrolling them, and compiling them takes long.
-IN_BLOCKS = Tiling(TILING.rows, unroll=4)
-
-
-def grid_of(s: Array, tiling: Tiling = TILING) -> Grid:
-    return Grid(s.shape[0], s.shape[1], tiling)
+def grid_of(s: Array) -> Grid:
+    return Grid(s.shape[0], s.shape[1], TILING)
 
 
 def sums(
-    terms: tuple[Term, ...], window: Window, g: Array, relative: tuple[Array, Array] | None, block: int | None = None
+    terms: tuple[Term, ...],
+    window: Window,
+    g: Array,
+    relative: tuple[Array, Array] | None,
+    cut: Array | None = None,
 ) -> list[Array]:
-    """The terms, (b, n) each, for g (b, n) and relative = (kappa, h); not beyond the own block if there are blocks."""
-    grid = grid_of(window.s, TILING if block is None else IN_BLOCKS)
+    """The terms, (b, n) each, for g (b, n) and relative = (kappa, h); where `cut`, not beyond the own block."""
+    grid = grid_of(window.s)
     near = [grid.flat(a) for a in (window.reach, g, *(relative or ()))]
 
     def visit(side, distance, near, own):
@@ -114,14 +115,14 @@ def sums(
             out.append(side * value if term.odd and side != RIGHT else value)
         return tuple(out), x
 
-    gap = barred(grid, jnp.diff(window.s, axis=-1), block)
-    return over_tiles(grid, lambda i, cut: walk(grid, i, gap, list(map(cut, near)), near, visit))
+    gap = barred(grid, jnp.diff(window.s, axis=-1), False if cut is None else cut)
+    return over_tiles(grid, lambda i, own: walk(grid, i, gap, list(map(own, near)), near, visit))
 
 
-def powers_of_rows(m: int, window: Window, block: int | None = None) -> list[Array]:
-    """sum_j x_ij^m and sum_j x_ij^(m-1)."""
-    grid = grid_of(window.s, TILING if block is None else IN_BLOCKS)
-    gap, reach = barred(grid, jnp.diff(window.s, axis=-1), block), grid.flat(window.reach)
+def powers_of_rows(m: int, window: Window) -> list[Array]:
+    """sum_j x_ij^m and sum_j x_ij^(m-1) over the own block."""
+    grid = grid_of(window.s)
+    gap, reach = barred(grid, jnp.diff(window.s, axis=-1), True), grid.flat(window.reach)
     return over_tiles(grid, lambda i, cut: norms(m, grid, i, gap, cut(reach)))
 
 
