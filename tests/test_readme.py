@@ -102,9 +102,9 @@ def test_page(page, x64):
                 assert found is None, f"{page.name}, the block at line {example.line}, {a.split(':')[0]!r}: {found}"
 
 
-def test_readme_shows_the_quick_example():
+def test_readme_shows_its_examples():
     shown = examples((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert len(shown) == 6
+    assert len(shown) == 7
     assert all(example.output for example in shown)
 
 
