@@ -1,13 +1,19 @@
 """Selection by SoftIndex: the expectation of JAX's indexing over the distribution that an index is.
 
-An integer index goes to JAX's own function. A SoftIndex holds its distribution in the last axis.
+An integer index goes to JAX's own function, with every argument as it was given. A SoftIndex holds its distribution in
+the last axis. What has a weight of 0 contributes nothing, also where it is infinite or NaN.
 """
 
+import string
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from . import _check
@@ -25,21 +31,40 @@ def where(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> Array:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
-    if jnp.result_type(condition) == jnp.bool_:
-        x, y = (_check.real(name, value) for name, value in (("x", x), ("y", y)))
-        x, y = _check.together(x=x, y=y) if x.shape == y.shape else (x, y)
-        return jnp.where(jnp.asarray(condition), x, y)
+    if _is_hard("condition", condition, jnp.bool_, jnp.integer):
+        return jnp.where(condition, x, y)  # pyright: ignore[reportArgumentType]  (the stub's overloads)
     degree: SoftBool
     degree, x, y = _check.together(
         condition=_check.real("condition", condition), x=_check.real("x", x), y=_check.real("y", y)
     )
     dtype = _check.compute_dtype(x.dtype)
     c, a, b = degree.astype(dtype), x.astype(dtype), y.astype(dtype)
-    return (c * a + (1 - c) * b).astype(x.dtype)
+    return _weighted(c, a, b).astype(x.dtype)
 
 
-def _is_hard(indices: ArrayLike) -> bool:
-    return jnp.issubdtype(jnp.result_type(indices), jnp.integer)
+@jax.custom_jvp
+def _weighted(c: Array, a: Array, b: Array) -> Array:
+    """c a + (1 - c) b, in which a weight of 0 leaves out what is not finite."""
+    a = jnp.where((c == 0) & ~jnp.isfinite(a), jnp.zeros_like(a), a)
+    b = jnp.where((c == 1) & ~jnp.isfinite(b), jnp.zeros_like(b), b)
+    return c * a + (1 - c) * b
+
+
+@_weighted.defjvp
+def _weighted_jvp(primals, tangents):
+    (c, a, b), (dc, da, db) = primals, tangents
+    return _weighted(c, a, b), dc * (_finite(a) - _finite(b)) + c * da + (1 - c) * db
+
+
+def _is_hard(name: str, index: Any, *kinds: Any) -> bool:
+    """Whether an index (or a condition) is of the dtypes that JAX's own function takes."""
+    if index is None or isinstance(index, (str, bytes, list, tuple, dict)):
+        raise TypeError(f"`{name}` (={index!r}) must be an array, soft or as for JAX's own function.")
+    try:
+        dtype = jnp.result_type(index)
+    except TypeError as error:
+        raise TypeError(f"`{name}` (of type {type(index).__name__}) must be an array of numbers.") from error
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds or (jnp.integer,))
 
 
 def _operands(name: str, x: ArrayLike, index_name: str, index: ArrayLike) -> tuple[Array, Array, np.dtype]:
@@ -73,15 +98,16 @@ def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: 
     if isinstance(indices, SoftPermutation):
         values, weights = _check.real("arr", arr), indices
         dtype = values.dtype
-    elif _is_hard(indices):
-        return jnp.take_along_axis(_check.real("arr", arr), jnp.asarray(indices), axis)
+    elif _is_hard("indices", indices):
+        return jnp.take_along_axis(arr, indices, axis)
     else:
         values, weights, dtype = _operands("arr", arr, "indices", indices)
     if axis is None:
         values, axis = values.reshape(-1), 0
     axis = _check.axis("axis", axis, values.ndim)
     if weights.ndim != values.ndim + 1:
-        _check.wrong("indices.ndim", weights.ndim, f"{values.ndim + 1}, arr's axes and the distribution")
+        remedy = _remedy(values.shape, weights.shape, axis)
+        _check.wrong("indices.ndim", weights.ndim, f"{values.ndim + 1}, arr's axes and the distribution{remedy}")
     _match("indices", weights.shape[-1], values.shape[axis], "arr along `axis`")
     values = jnp.moveaxis(values, axis, -1)
     try:
@@ -97,12 +123,77 @@ def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: 
     return jnp.moveaxis(selected, -1, axis).astype(dtype)
 
 
+def _remedy(shape: tuple[int, ...], indices: tuple[int, ...], axis: int) -> str:
+    """What to write in place of indices that lack an axis: the axis of size 1 with which they fit."""
+    if indices[-1:] != (shape[axis],):
+        return ""
+    for place in reversed(range(len(shape))) if len(indices) == len(shape) else ():
+        whole = indices[:place] + (1,) + indices[place:-1]
+        others = [pair for i, pair in enumerate(zip(whole, shape, strict=True)) if i != axis]
+        if all(1 in pair or pair[0] == pair[1] for pair in others):
+            subscript = ", ".join([":"] * place + ["None"] + ([] if place == len(shape) - 1 else ["..."]))
+            return f": `indices[{subscript}]`, or `take` where the same indices are for all of arr"
+    return ": `take` is for indices that are the same for all of arr"
+
+
 def _expectation(weights: Array, values: Array) -> Array:
     """weights (..., k, n) applied to values (..., n), the batch axes broadcast: (..., k)."""
     batch = jnp.broadcast_shapes(weights.shape[:-2], values.shape[:-1])
     weights = jnp.broadcast_to(weights, batch + weights.shape[-2:])
     values = jnp.broadcast_to(values, batch + values.shape[-1:])
-    return jnp.einsum("...kn,...n->...k", weights, values, precision=lax.Precision.HIGHEST)
+    return _product("...kn,...n->...k", weights, values)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _product(subscripts: str, weights: Array, values: Array) -> Array:
+    """The sum of products of `jnp.einsum`, in which a weight of 0 leaves out what is not finite."""
+    return _product_of(subscripts, weights, values)
+
+
+def _einsum(subscripts: str, weights: Array, values: Array) -> Array:
+    return jnp.einsum(subscripts, weights, values, precision=lax.Precision.HIGHEST)
+
+
+def _finite(values: Array) -> Array:
+    return jnp.where(jnp.isfinite(values), values, jnp.zeros_like(values))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _product_of(subscripts: str, weights: Array, values: Array) -> Array:
+    # Whatever is not finite among the values shows in the plain product, even at a weight of 0: NaN.
+    plain = _einsum(subscripts, weights, values)
+    careful = partial(_careful_product, subscripts)
+    return lax.cond(_anywhere(~jnp.isfinite(plain)), careful, lambda plain, *_: plain, plain, weights, values)
+
+
+@_product_of.defjvp
+def _product_jvp(subscripts, primals, tangents):
+    (weights, values), (dweights, dvalues) = primals, tangents
+    moved = _einsum(subscripts, dweights, _finite(values)) + _einsum(subscripts, weights, dvalues)
+    return _product_of(subscripts, weights, values), moved
+
+
+def _careful_product(subscripts: str, plain: Array, weights: Array, values: Array) -> Array:
+    """The finite part, and infinities and NaN by the signs of their weights."""
+    sign, finite = jnp.sign(weights), jnp.isfinite(values)
+    infinities = jnp.where(jnp.isinf(values), jnp.sign(values), jnp.zeros_like(values))
+    count = _einsum(subscripts, jnp.abs(sign), (~finite).astype(values.dtype))
+    total = _einsum(subscripts, sign, infinities)
+    alike = jnp.where(jnp.abs(total) == count, jnp.copysign(jnp.full_like(plain, jnp.inf), total), jnp.nan)
+    beside = jnp.where(count == 0, jnp.zeros_like(plain), alike)
+    return jnp.where(jnp.isfinite(plain), plain, _einsum(subscripts, weights, _finite(values)) + beside)
+
+
+@custom_vmap
+def _anywhere(flags: Array) -> Array:
+    return jnp.any(flags)
+
+
+@_anywhere.def_vmap
+def _anywhere_in_the_batch(axis_size, in_batched, flags):
+    """One answer for a whole batch, so that a branch on it stays a branch."""
+    del axis_size, in_batched
+    return _anywhere(flags), False
 
 
 def take(a: ArrayLike, indices: ArrayLike, axis: int | None = None) -> Array:
@@ -116,17 +207,16 @@ def take(a: ArrayLike, indices: ArrayLike, axis: int | None = None) -> Array:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
-    if _is_hard(indices):
-        return jnp.take(_check.real("a", a), jnp.asarray(indices), axis)
+    if _is_hard("indices", indices):
+        return jnp.take(a, indices, axis)
     values, weights, dtype = _operands("a", a, "indices", indices)
     if axis is None:
         values, axis = values.reshape(-1), 0
     axis = _check.axis("axis", axis, values.ndim)
     _match("indices", weights.shape[-1], values.shape[axis], "a along `axis`")
-    taken = jnp.tensordot(values, weights, axes=((axis,), (weights.ndim - 1,)), precision=lax.Precision.HIGHEST)
-    batch = weights.ndim - 1
-    source = tuple(range(values.ndim - 1, values.ndim - 1 + batch))
-    return jnp.moveaxis(taken, source, tuple(range(axis, axis + batch))).astype(dtype)
+    ours, theirs = string.ascii_lowercase[: values.ndim], string.ascii_uppercase[: weights.ndim - 1]
+    n = ours[axis]
+    return _product(f"{theirs}{n},{ours}->{ours.replace(n, theirs)}", weights, values).astype(dtype)
 
 
 def choose(a: ArrayLike, choices: ArrayLike | Sequence[ArrayLike]) -> Array:
@@ -139,14 +229,14 @@ def choose(a: ArrayLike, choices: ArrayLike | Sequence[ArrayLike]) -> Array:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
+    if _is_hard("a", a):
+        return jnp.choose(a, choices)
     if isinstance(choices, (list, tuple)):
         named = {f"choices[{i}]": _check.real(f"choices[{i}]", choice) for i, choice in enumerate(choices)}
         if not named:
             _check.wrong("choices", choices, "at least one array")
         choices = jnp.stack(_check.together(**named))
     stacked = _check.real("choices", choices)
-    if _is_hard(a):
-        return jnp.choose(jnp.asarray(a), stacked)
     values, weights, dtype = _operands("choices", stacked, "a", a)
     if values.ndim == 0:
         _check.wrong("choices.shape", values.shape, "at least 1-D")
@@ -174,8 +264,8 @@ def dynamic_index_in_dim(operand: ArrayLike, index: ArrayLike, axis: int = 0, ke
     **Source:** docs/operators.md.
     """
     keepdims = _check.flag("keepdims", keepdims)
-    if _is_hard(index):
-        return lax.dynamic_index_in_dim(_check.real("operand", operand), index, axis, keepdims)
+    if _is_hard("index", index):
+        return lax.dynamic_index_in_dim(operand, index, axis, keepdims)  # pyright: ignore[reportArgumentType]
     result = dynamic_slice_in_dim(operand, index, 1, axis)
     return result if keepdims else jnp.squeeze(result, axis)
 
@@ -192,8 +282,8 @@ def dynamic_slice_in_dim(operand: ArrayLike, start_index: ArrayLike, slice_size:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
-    if _is_hard(start_index):
-        return lax.dynamic_slice_in_dim(_check.real("operand", operand), start_index, slice_size, axis)
+    if _is_hard("start_index", start_index):
+        return lax.dynamic_slice_in_dim(operand, start_index, slice_size, axis)  # pyright: ignore[reportArgumentType]
     values, weights, dtype = _operands("operand", operand, "start_index", start_index)
     axis = _check.axis("axis", axis, values.ndim)
     return _soft_slice(values, weights, slice_size, axis, "start_index", "slice_size").astype(dtype)
@@ -212,8 +302,9 @@ def _soft_slice(values: Array, weights: Array, size: int, axis: int, name: str, 
     starts = weights[: last + 1].at[last].add(jnp.sum(weights[last + 1 :]))
     windows = jnp.arange(size)[:, None] + jnp.arange(last + 1)[None, :]
     windowed = jnp.take(values, windows, axis=axis)
-    result = jnp.tensordot(windowed, starts, axes=((axis + 1,), (0,)), precision=lax.Precision.HIGHEST)
-    return result
+    axes = string.ascii_lowercase[: windowed.ndim]
+    start = axes[axis + 1]
+    return _product(f"{start},{axes}->{axes.replace(start, '')}", starts, windowed)
 
 
 def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_sizes: Sequence[int]) -> Array:
@@ -227,15 +318,27 @@ def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
+    hard = _hard_starts(start_indices)
+    if all(hard):
+        return lax.dynamic_slice(operand, start_indices, slice_sizes)  # pyright: ignore[reportArgumentType]
     values = _check.real("operand", operand)
     for name, given in (("start_indices", start_indices), ("slice_sizes", slice_sizes)):
         if len(given) != values.ndim:
             _check.wrong(f"len({name})", len(given), f"{values.ndim}, one for each axis of operand")
     for axis, (index, size) in enumerate(zip(start_indices, slice_sizes, strict=True)):
-        if _is_hard(index):
+        if hard[axis]:
             values = lax.dynamic_slice_in_dim(values, index, size, axis)
             continue
         wide, weights, dtype = _operands("operand", values, f"start_indices[{axis}]", index)
         names = (f"start_indices[{axis}]", f"slice_sizes[{axis}]")
         values = _soft_slice(wide, weights, size, axis, *names).astype(dtype)
     return values
+
+
+def _hard_starts(start_indices: Any) -> list[bool]:
+    if isinstance(start_indices, (list, tuple)):
+        return [_is_hard(f"start_indices[{axis}]", index) for axis, index in enumerate(start_indices)]
+    hard = _is_hard("start_indices", start_indices)
+    if np.ndim(start_indices) == 0:
+        raise TypeError(f"`start_indices` (={start_indices!r}) must be a sequence with one index for each axis.")
+    return [hard] * len(start_indices)
