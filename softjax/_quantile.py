@@ -131,8 +131,11 @@ def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array
     return _blend_values(pick(s, near.lower), pick(s, upper), near)
 
 
-def _without_order(soft: SoftRows, y: Array) -> Array:
-    """NaN where infinities of both signs are blended: a row at a half-integer rank between them is finite."""
+def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "batch r"]:
+    """Rows of P times the input; NaN between infinities of both signs, whose mean at a half-integer rank is finite."""
+    y = soft.wide_values(ranks, gated)
+    if soft.order.rank_step == 1:
+        return y
     nothing_else = jnp.all(jnp.isinf(soft.x), axis=-1, keepdims=True)
     return jnp.where(nothing_else & jnp.isfinite(y), jnp.full_like(y, jnp.nan), y)
 
@@ -158,9 +161,7 @@ def _value(
         y = _hard_values(soft.x, probability.reshape(-1), rule)
     else:
         near = _neighbours(probability.reshape(-1), soft.n, rule, soft.order.rank_step)
-        y = _blend_values(*_at_neighbours(soft, near, lambda ranks: soft.wide_values(ranks, gated)), near)
-        if soft.order.rank_step < 1:
-            y = _without_order(soft, y)
+        y = _blend_values(*_at_neighbours(soft, near, lambda ranks: _soft_values(soft, ranks, gated)), near)
     return _lead(probability.ndim, y, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
 
 

@@ -266,7 +266,7 @@ def dynamic_index_in_dim(operand: ArrayLike, index: ArrayLike, axis: int = 0, ke
     keepdims = _check.flag("keepdims", keepdims)
     if _is_hard("index", index):
         return lax.dynamic_index_in_dim(operand, index, axis, keepdims)  # pyright: ignore[reportArgumentType]
-    result = dynamic_slice_in_dim(operand, index, 1, axis)
+    result = _slice_along(operand, index, 1, axis, "index", "size")
     return result if keepdims else jnp.squeeze(result, axis)
 
 
@@ -284,12 +284,12 @@ def dynamic_slice_in_dim(operand: ArrayLike, start_index: ArrayLike, slice_size:
     """
     if _is_hard("start_index", start_index):
         return lax.dynamic_slice_in_dim(operand, start_index, slice_size, axis)  # pyright: ignore[reportArgumentType]
-    values, weights, dtype = _operands("operand", operand, "start_index", start_index)
+    return _slice_along(operand, start_index, slice_size, axis, "start_index", "slice_size")
+
+
+def _slice_along(operand: ArrayLike, index: ArrayLike, size: int, axis: int, name: str, size_name: str) -> Array:
+    values, weights, dtype = _operands("operand", operand, name, index)
     axis = _check.axis("axis", axis, values.ndim)
-    return _soft_slice(values, weights, slice_size, axis, "start_index", "slice_size").astype(dtype)
-
-
-def _soft_slice(values: Array, weights: Array, size: int, axis: int, name: str, size_name: str) -> Array:
     n = values.shape[axis]
     if weights.ndim != 1:
         _check.wrong(f"{name}.shape", weights.shape, f"({n},): one distribution over the positions")
@@ -297,14 +297,14 @@ def _soft_slice(values: Array, weights: Array, size: int, axis: int, name: str, 
     size = _check.integer(size_name, size, 0, n)
     last = n - size
     if size == 0:
-        return lax.slice_in_dim(values, 0, 0, axis=axis)
+        return lax.slice_in_dim(values, 0, 0, axis=axis).astype(dtype)
     # Start positions beyond the last that fits count as the last: fold their weight into it.
     starts = weights[: last + 1].at[last].add(jnp.sum(weights[last + 1 :]))
     windows = jnp.arange(size)[:, None] + jnp.arange(last + 1)[None, :]
     windowed = jnp.take(values, windows, axis=axis)
     axes = string.ascii_lowercase[: windowed.ndim]
     start = axes[axis + 1]
-    return _product(f"{start},{axes}->{axes.replace(start, '')}", starts, windowed)
+    return _product(f"{start},{axes}->{axes.replace(start, '')}", starts, windowed).astype(dtype)
 
 
 def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_sizes: Sequence[int]) -> Array:
@@ -329,9 +329,7 @@ def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_
         if hard[axis]:
             values = lax.dynamic_slice_in_dim(values, index, size, axis)
             continue
-        wide, weights, dtype = _operands("operand", values, f"start_indices[{axis}]", index)
-        names = (f"start_indices[{axis}]", f"slice_sizes[{axis}]")
-        values = _soft_slice(wide, weights, size, axis, *names).astype(dtype)
+        values = _slice_along(values, index, size, axis, f"start_indices[{axis}]", f"slice_sizes[{axis}]")
     return values
 
 
