@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,13 @@ from jax.typing import ArrayLike
 from . import _check
 from ._axis import layout_along
 from ._soft_rows import Softening, enter
+
+
+def is_several(a: Any) -> bool:
+    """Whether these are operands, as of `jax.lax.sort`: a tuple, or a list with arrays. A list of numbers is one."""
+    if isinstance(a, list):
+        return any(isinstance(operand, (jax.Array, np.ndarray)) and operand.ndim > 0 for operand in a)
+    return isinstance(a, tuple)
 
 
 def sort_together(

@@ -20,6 +20,7 @@ from ._orders import ORDERS
 from ._orders._sorted import pick
 from ._soft_rows import Softening, SoftRows, enter
 from ._types import Axis, Float, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
+from ._weighted import finite_part, weighted_sum
 
 RULES: dict[str, Callable] = {
     "linear": lambda f: f,
@@ -93,13 +94,22 @@ def _neighbours(q: Array, n: int, rule: str, step: float) -> _Neighbours:
 def _blend_values(below: Array, above: Array, near: _Neighbours) -> Array:
     """The neighbours' values (batch, m), blended: a weight of 0 times an infinity is nothing."""
     dtype = np.promote_types(below.dtype, near.weight.dtype)
-    below, above, weight, error = (a.astype(dtype) for a in (below, above, near.weight[None], near.error[None]))
-    finite = jnp.isfinite(below) & jnp.isfinite(above)
-    zero = jnp.zeros_like(below)
-    blend = (1 - weight) * jnp.where(finite, below, zero) + weight * jnp.where(finite, above, zero)
-    both = below + above + lax.stop_gradient(weight)  # NaN where the weight is
-    far = jnp.where(weight <= error, below, jnp.where(1 - weight <= error, above, both))
-    return jnp.where(finite, blend, far)
+    return _blended(*(a.astype(dtype) for a in (below, above, near.weight[None], near.error[None])))
+
+
+@jax.custom_jvp
+def _blended(below: Array, above: Array, weight: Array, error: Array) -> Array:
+    beside = jnp.isinf(below) | jnp.isinf(above)
+    upper = jnp.where(beside & (weight <= error), jnp.zeros_like(below), weight)
+    upper = jnp.where(beside & (1 - weight <= error), jnp.ones_like(below), upper)
+    return weighted_sum(1 - upper, below, upper, above)
+
+
+@_blended.defjvp
+def _blended_jvp(primals, tangents):
+    (below, above, weight, error), (dbelow, dabove, dweight, _) = primals, tangents
+    slope = finite_part(above) - finite_part(below)
+    return _blended(below, above, weight, error), (1 - weight) * dbelow + weight * dabove + dweight * slope
 
 
 @partial(jax.jit, inline=True)
@@ -137,7 +147,8 @@ def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "bat
     if soft.order.rank_step == 1:
         return y
     nothing_else = jnp.all(jnp.isinf(soft.x), axis=-1, keepdims=True)
-    return jnp.where(nothing_else & jnp.isfinite(y), jnp.full_like(y, jnp.nan), y)
+    nan = jnp.where(nothing_else & jnp.isfinite(y), jnp.full_like(y, jnp.nan), jnp.zeros_like(y))
+    return y + lax.stop_gradient(nan)
 
 
 def _lead(q_ndim: int, y: Array, restore: Callable[[Array], Array]) -> Array:

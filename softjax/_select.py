@@ -6,19 +6,17 @@ the last axis. What has a weight of 0 contributes nothing, also where it is infi
 
 import string
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jax.custom_batching import custom_vmap
 from jax.typing import ArrayLike
 
 from . import _check
 from ._permutation import SoftPermutation
 from ._types import SoftBool
+from ._weighted import product, weighted_sum
 
 
 def where(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> Array:
@@ -39,21 +37,7 @@ def where(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> Array:
     )
     dtype = _check.compute_dtype(x.dtype)
     c, a, b = degree.astype(dtype), x.astype(dtype), y.astype(dtype)
-    return _weighted(c, a, b).astype(x.dtype)
-
-
-@jax.custom_jvp
-def _weighted(c: Array, a: Array, b: Array) -> Array:
-    """c a + (1 - c) b, in which a weight of 0 leaves out what is not finite."""
-    a = jnp.where((c == 0) & ~jnp.isfinite(a), jnp.zeros_like(a), a)
-    b = jnp.where((c == 1) & ~jnp.isfinite(b), jnp.zeros_like(b), b)
-    return c * a + (1 - c) * b
-
-
-@_weighted.defjvp
-def _weighted_jvp(primals, tangents):
-    (c, a, b), (dc, da, db) = primals, tangents
-    return _weighted(c, a, b), dc * (_finite(a) - _finite(b)) + c * da + (1 - c) * db
+    return weighted_sum(c, a, 1 - c, b).astype(x.dtype)
 
 
 def _is_hard(name: str, index: Any, *kinds: Any) -> bool:
@@ -141,59 +125,7 @@ def _expectation(weights: Array, values: Array) -> Array:
     batch = jnp.broadcast_shapes(weights.shape[:-2], values.shape[:-1])
     weights = jnp.broadcast_to(weights, batch + weights.shape[-2:])
     values = jnp.broadcast_to(values, batch + values.shape[-1:])
-    return _product("...kn,...n->...k", weights, values)
-
-
-@partial(jax.jit, static_argnums=0, inline=True)
-def _product(subscripts: str, weights: Array, values: Array) -> Array:
-    """The sum of products of `jnp.einsum`, in which a weight of 0 leaves out what is not finite."""
-    return _product_of(subscripts, weights, values)
-
-
-def _einsum(subscripts: str, weights: Array, values: Array) -> Array:
-    return jnp.einsum(subscripts, weights, values, precision=lax.Precision.HIGHEST)
-
-
-def _finite(values: Array) -> Array:
-    return jnp.where(jnp.isfinite(values), values, jnp.zeros_like(values))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _product_of(subscripts: str, weights: Array, values: Array) -> Array:
-    # Whatever is not finite among the values shows in the plain product, even at a weight of 0: NaN.
-    plain = _einsum(subscripts, weights, values)
-    careful = partial(_careful_product, subscripts)
-    return lax.cond(_anywhere(~jnp.isfinite(plain)), careful, lambda plain, *_: plain, plain, weights, values)
-
-
-@_product_of.defjvp
-def _product_jvp(subscripts, primals, tangents):
-    (weights, values), (dweights, dvalues) = primals, tangents
-    moved = _einsum(subscripts, dweights, _finite(values)) + _einsum(subscripts, weights, dvalues)
-    return _product_of(subscripts, weights, values), moved
-
-
-def _careful_product(subscripts: str, plain: Array, weights: Array, values: Array) -> Array:
-    """The finite part, and infinities and NaN by the signs of their weights."""
-    sign, finite = jnp.sign(weights), jnp.isfinite(values)
-    infinities = jnp.where(jnp.isinf(values), jnp.sign(values), jnp.zeros_like(values))
-    count = _einsum(subscripts, jnp.abs(sign), (~finite).astype(values.dtype))
-    total = _einsum(subscripts, sign, infinities)
-    alike = jnp.where(jnp.abs(total) == count, jnp.copysign(jnp.full_like(plain, jnp.inf), total), jnp.nan)
-    beside = jnp.where(count == 0, jnp.zeros_like(plain), alike)
-    return jnp.where(jnp.isfinite(plain), plain, _einsum(subscripts, weights, _finite(values)) + beside)
-
-
-@custom_vmap
-def _anywhere(flags: Array) -> Array:
-    return jnp.any(flags)
-
-
-@_anywhere.def_vmap
-def _anywhere_in_the_batch(axis_size, in_batched, flags):
-    """One answer for a whole batch, so that a branch on it stays a branch."""
-    del axis_size, in_batched
-    return _anywhere(flags), False
+    return product("...kn,...n->...k", weights, values)
 
 
 def take(a: ArrayLike, indices: ArrayLike, axis: int | None = None) -> Array:
@@ -216,7 +148,7 @@ def take(a: ArrayLike, indices: ArrayLike, axis: int | None = None) -> Array:
     _match("indices", weights.shape[-1], values.shape[axis], "a along `axis`")
     ours, theirs = string.ascii_lowercase[: values.ndim], string.ascii_uppercase[: weights.ndim - 1]
     n = ours[axis]
-    return _product(f"{theirs}{n},{ours}->{ours.replace(n, theirs)}", weights, values).astype(dtype)
+    return product(f"{theirs}{n},{ours}->{ours.replace(n, theirs)}", weights, values).astype(dtype)
 
 
 def choose(a: ArrayLike, choices: ArrayLike | Sequence[ArrayLike]) -> Array:
@@ -304,7 +236,7 @@ def _slice_along(operand: ArrayLike, index: ArrayLike, size: int, axis: int, nam
     windowed = jnp.take(values, windows, axis=axis)
     axes = string.ascii_lowercase[: windowed.ndim]
     start = axes[axis + 1]
-    return _product(f"{start},{axes}->{axes.replace(start, '')}", starts, windowed).astype(dtype)
+    return product(f"{start},{axes}->{axes.replace(start, '')}", starts, windowed).astype(dtype)
 
 
 def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_sizes: Sequence[int]) -> Array:

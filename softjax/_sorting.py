@@ -8,13 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import Layout, layout_along, layout_reduced
-from ._payload import sort_together
+from ._payload import is_several, sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 
@@ -93,7 +92,7 @@ def sort(
     softening = Softening(softness, mode, method, standardize, implementation)
     descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
     gated_grad = _check.flag("gated_grad", gated_grad)
-    if isinstance(a, tuple) or (isinstance(a, list) and any(_is_array(operand) for operand in a)):
+    if is_several(a):
         return sort_together(tuple(a), axis, descending, stable, softening, gated_grad)
     x, layout = layout_along(_check.real("a", a), axis)
     soft = enter(x, layout, softening, index=False)
@@ -101,11 +100,6 @@ def sort(
         return jnp.sort(x, axis=layout.axes[0], stable=stable, descending=descending)
     y = soft.values(range(soft.n), gated_grad)
     return layout.along(y[:, ::-1] if descending else y)
-
-
-def _is_array(operand: Any) -> bool:
-    """An operand of a list as of `jax.lax.sort`; a list of numbers is one array."""
-    return isinstance(operand, (jax.Array, np.ndarray)) and operand.ndim > 0
 
 
 def _end(n: int, largest: bool) -> range:
