@@ -142,13 +142,17 @@ def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array
 
 
 def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "batch r"]:
-    """Rows of P times the input; NaN between infinities of both signs, whose mean at a half-integer rank is finite."""
+    """Rows of P times the input."""
     y = soft.wide_values(ranks, gated)
-    if soft.order.rank_step == 1:
-        return y
-    nothing_else = jnp.all(jnp.isinf(soft.x), axis=-1, keepdims=True)
+    return y if soft.order.rank_step == 1 else y + _nan_between_infinities(soft.x, y)
+
+
+@partial(jax.jit, inline=True)
+def _nan_between_infinities(x: Float[Array, "batch n"], y: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
+    """NaN where a value of infinities of both signs is finite, their mean at a half-integer rank; else 0."""
+    nothing_else = jnp.all(jnp.isinf(x), axis=-1, keepdims=True)
     nan = jnp.where(nothing_else & jnp.isfinite(y), jnp.full_like(y, jnp.nan), jnp.zeros_like(y))
-    return y + lax.stop_gradient(nan)
+    return lax.stop_gradient(nan)
 
 
 def _lead(q_ndim: int, y: Array, restore: Callable[[Array], Array]) -> Array:
