@@ -111,6 +111,32 @@ def test_top_k(k, dtype):
     same_bits(sj.top_k(x, k, axis=0, mode="hard")[1], one_hot(indices, 3, dtype))
 
 
+@pytest.mark.parametrize("mode", ["hard", "smooth"])
+@pytest.mark.parametrize("name", ["argtop_k", "top_k", "top_k_mask", "bottom_k_mask"])
+def test_top_k_of_all_elements(name, mode):
+    """axis=None flattens, as in the other operators; `_st` forms too."""
+    x = data("float32")
+    for suffix in ("", "_st"):
+        function = getattr(sj, name + suffix)
+        have, want = (
+            jax.tree.leaves(f) for f in (function(x, 2, axis=None, mode=mode), function(x.ravel(), 2, mode=mode))
+        )
+        for a, b in zip(have, want, strict=True):
+            same_bits(a, b)
+
+
+def test_stability():
+    """JAX's keywords for it are taken, and reach JAX's own function where there is one."""
+    x = data("float32")
+    for stable in (True, False):
+        same_bits(sj.sort(x, stable=stable, mode="hard"), jnp.sort(x, stable=stable))
+        same_bits(sj.argsort(x, stable=stable, mode="hard"), one_hot(jnp.argsort(x, stable=stable), 5, x.dtype))
+        same_bits(sj.sort_st(x, stable=stable), jnp.sort(x, stable=stable))
+        same_bits(sj.sort(x, stable=stable), sj.sort(x))
+        same_bits(sj.top_k(x, 2, is_stable=stable, mode="hard")[0], jax.lax.top_k(x, 2)[0])
+        same_bits(sj.argtop_k(x, 2, is_stable=stable), sj.argtop_k(x, 2))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_blended_indices(dtype):
     """argmedian and argquantile put jnp.quantile's weights on one-hots; applied to x they give the quantile."""
