@@ -1,5 +1,7 @@
 """Soft, differentiable drop-in replacements for JAX's hard operators."""
 
+from types import ModuleType as _ModuleType
+
 from ._compare import equal as equal
 from ._compare import greater as greater
 from ._compare import greater_equal as greater_equal
@@ -90,3 +92,6 @@ from ._types import SoftBool as SoftBool
 from ._types import SoftIndex as SoftIndex
 
 __version__ = "0.1.0"
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    name for name, value in globals().items() if not (name.startswith("_") or isinstance(value, _ModuleType))
+]

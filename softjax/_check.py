@@ -54,7 +54,8 @@ def no_infinities(x: jax.Array) -> None:
     if is_concrete(x):
         with jax.ensure_compile_time_eval():
             if bool(jnp.any(jnp.isinf(x))):
-                raise ValueError("The input (with infinities) must be finite where it is standardised (`standardize`).")
+                remedy = "`standardize=False` takes infinities, and softness then is compared with the input itself"
+                raise ValueError(f"The input (with infinities) must be finite where it is standardised: {remedy}.")
 
 
 def compute_dtype(dtype: Any) -> Any:

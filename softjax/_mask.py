@@ -14,7 +14,7 @@ def top_k_mask(
     operand: ArrayLike,
     k: ArrayLike,
     *,
-    axis: int = -1,
+    axis: int | None = -1,
     softness: Softness = 0.1,
     mode: ModeName = "smooth",
     method: MethodName = "ot",
@@ -30,13 +30,13 @@ def top_k_mask(
         operand: array of any shape, with n elements along `axis`.
         k: how many, a real number in [0, n] or an array of them that broadcasts against operand's shape without
             `axis`; may be traced and has a gradient.
-        axis: the axis to select along.
+        axis: the axis to select along; None flattens operand first.
         softness: positive; broadcastable to operand's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
         method: "softsort", "neuralsort" or "ot".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
-    **Returns:** an array like operand.
+    **Returns:** an array like operand (flattened if axis is None).
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** Xie et al., arXiv:2002.06504, with two anchors; docs/softness.md.
     """
@@ -48,7 +48,7 @@ def bottom_k_mask(
     operand: ArrayLike,
     k: ArrayLike,
     *,
-    axis: int = -1,
+    axis: int | None = -1,
     softness: Softness = 0.1,
     mode: ModeName = "smooth",
     method: MethodName = "ot",
@@ -58,7 +58,7 @@ def bottom_k_mask(
     """A soft mask of the k smallest elements: `top_k_mask` of -operand.
 
     **Arguments:** see `top_k_mask`.
-    **Returns:** an array like operand.
+    **Returns:** an array like operand (flattened if axis is None).
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** see `top_k_mask`.
     """
@@ -66,8 +66,8 @@ def bottom_k_mask(
     return _mask(operand, k, axis, softening, sign=-1)
 
 
-def _mask(operand: ArrayLike, k: ArrayLike, axis: int, softening: Softening, sign: int) -> Array:
-    x, layout = layout_along(_check.real("operand", operand), _check.axis("axis", axis, jnp.ndim(operand)))
+def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softening: Softening, sign: int) -> Array:
+    x, layout = layout_along(_check.real("operand", operand), axis)
     soft = enter(sign * x, layout, softening, index=False)
     size = _check.between("k", k, 0, layout.n)
     per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")

@@ -3,12 +3,14 @@
 Every array operator is this one applied: sort(x) = P @ x, argsort(x) = P.todense(), top_k(x, k) = P[:-k - 1:-1] @ x.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -69,16 +71,26 @@ class SoftPermutation:
     def __len__(self) -> int:
         return len(self.ranks)
 
+    def __iter__(self) -> Iterator[SoftIndex]:
+        """The rows of `todense()`."""
+        return _rows(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.todense(), dtype)
+
     def __getitem__(self, key: Any) -> "SoftPermutation | SoftIndex":
         if isinstance(key, slice):
             ranks = self.ranks[key]
             if len(ranks) == 0 or (len(ranks) > 1 and abs(ranks.step) != 1):
                 _check.wrong("key", key, f"a slice of step 1 or -1 that keeps some of the {len(self)} ranks")
             return replace(self, ranks=ranks)
-        i = _check.integer("key", key, -len(self), len(self) - 1, why=", the ranks there are")
+        try:
+            i = _check.integer("key", key, -len(self), len(self) - 1, why=", the ranks there are")
+        except ValueError as error:  # what loops and converters expect past the end
+            raise IndexError(str(error)) from None
         return replace(self, ranks=range(self.ranks[i], self.ranks[i] + 1)).todense()[..., 0, :]
 
-    def __matmul__(self, y: ArrayLike) -> Array:
+    def __matmul__(self, y: "ArrayLike | SoftPermutation | Transposed") -> Array:
         return self._applied(y, transposed=False)
 
     def __rmatmul__(self, y: ArrayLike) -> Array:
@@ -108,8 +120,8 @@ class SoftPermutation:
         softening = Softening(softness, self.mode, self.method, self.standardize, self.implementation)
         return enter(keys, layout_along(keys, -1)[1], softening, index=index)
 
-    def _applied(self, y: ArrayLike, transposed: bool) -> Array:
-        y = _check.real("y", y)
+    def _applied(self, y: "ArrayLike | SoftPermutation | Transposed", transposed: bool) -> Array:
+        y = _check.real("y", _dense(y))
         r, n = self.shape[-2:]
         size = r if transposed else n
         columns = y[:, None] if y.ndim == 1 else y
@@ -154,20 +166,39 @@ class Transposed:
         """The keys' dtype."""
         return self.T.dtype
 
-    def __matmul__(self, y: ArrayLike) -> Array:
+    def __matmul__(self, y: "ArrayLike | SoftPermutation | Transposed") -> Array:
         return self.T._applied(y, transposed=True)
 
     def __rmatmul__(self, y: ArrayLike) -> Array:
         return _from_the_left(y, self.T)
+
+    def __len__(self) -> int:
+        return self.shape[-2]
+
+    def __iter__(self) -> Iterator[Array]:
+        """The rows of `todense()`."""
+        return _rows(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.todense(), dtype)
 
     def todense(self) -> Array:
         """The matrices, (..., n, r)."""
         return jnp.swapaxes(self.T.todense(), -1, -2)
 
 
+def _dense(y: Any) -> Any:
+    """The other factor of a product, written out where it is lazy, too."""
+    return y.todense() if isinstance(y, (SoftPermutation, Transposed)) else y
+
+
+def _rows(matrices: SoftPermutation | Transposed) -> Iterator[Array]:
+    return iter(jnp.moveaxis(matrices.todense(), -2, 0))
+
+
 def _from_the_left(y: ArrayLike, transposed: SoftPermutation | Transposed) -> Array:
     """y @ A from A's transpose."""
-    y = _check.real("y", y)
+    y = _check.real("y", _dense(y))
     return transposed @ y if y.ndim == 1 else jnp.swapaxes(transposed @ jnp.swapaxes(y, -1, -2), -1, -2)
 
 

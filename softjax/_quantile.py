@@ -5,53 +5,154 @@ blends the two. NeuralSort has rows at half-integers too, so its median is one r
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import Layout, layout_reduced
-from ._soft_rows import Softening, SoftRows, enter, one_hot
+from ._orders import ORDERS
+from ._orders._sorted import pick
+from ._soft_rows import Softening, SoftRows, enter
 from ._types import Axis, Float, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
+from ._weighted import finite_part, weighted_sum
 
 RULES: dict[str, Callable] = {
-    "linear": lambda r: r,
-    "lower": lambda r: jnp.floor(r),
-    "higher": lambda r: jnp.ceil(r),
-    "midpoint": lambda r: (jnp.floor(r) + jnp.ceil(r)) / 2,
-    "nearest": lambda r: jnp.where(r - jnp.floor(r) <= 0.5, jnp.floor(r), jnp.ceil(r)),
+    "linear": lambda f: f,
+    "lower": lambda f: jnp.zeros_like(f),
+    "higher": lambda f: jnp.ceil(f),
+    "midpoint": lambda f: jnp.ceil(f) / 2,
+    "nearest": lambda f: jnp.where(f <= 0.5, jnp.zeros_like(f), jnp.ones_like(f)),
 }
-"""jnp.quantile's rules, as maps of the real-valued rank."""
+"""jnp.quantile's rules, as maps of the rank's fractional part."""
+
+
+class _Neighbours(NamedTuple):
+    """The two ranks that the method has rows for around each wanted rank, and the weight of the upper.
+
+    A weight within `error` of 0 or 1 is one of them: the wanted rank is known no better.
+    """
+
+    lower: Array
+    upper: Array
+    weight: Array
+    error: Array
 
 
 def _probability(q: ArrayLike, top: float) -> Array:
+    """q in [0, 1], in at least float32: a rank among many elements is no number of the 16-bit floats."""
     probability = _check.between("q", q, 0, top)
     if probability.ndim > 1:
         _check.wrong("q.shape", probability.shape, "() or (m,)")
+    probability = probability.astype(_check.compute_dtype(probability.dtype))
     return probability if top == 1 else probability / top
 
 
-def _neighbours(q: Array, n: int, rule: Callable, step: float, dtype) -> tuple[Array, Array, Array]:
-    """The two ranks in multiples of `step` around each wanted rank, and the weight of the upper."""
-    r = rule(jnp.clip(q.astype(dtype) * (n - 1), 0, n - 1))
-    lower = jnp.clip(jnp.floor(r / step) * step, 0, n - 1)
-    return lower, jnp.minimum(lower + step, n - 1), (r - lower) / step
+def _wanted(q: Array, n: int) -> tuple[Array, Array]:
+    """The real-valued rank q (n - 1) as a whole number and a fraction."""
+    q = jnp.clip(q, 0, 1)
+    if isinstance(n, int) and n > 1 << jnp.finfo(q.dtype).nmant + 1:
+        return _wanted_among_many(q, n)
+    rank = q * (n - 1)
+    whole = jnp.floor(rank)
+    return whole, rank - whole
 
 
-def _blend(soft: SoftRows, q: Array, rule: Callable, rows_at: Callable[[Array], Array]) -> Array:
-    """Rows (or values) at each q: (batch, m, ...) for q (m,)."""
-    dtype = soft.keys.dtype
-    lower, upper, weight = _neighbours(q, soft.n, rule, soft.order.rank_step, dtype)
-    both = jnp.stack([lower, upper], axis=1).reshape(-1)
+def _wanted_among_many(q: Array, n: int) -> tuple[Array, Array]:
+    """`_wanted` by integers of 12 binary digits, where the dtype does not hold every rank.
+
+    With n - 1 = a 2^24 + b and q = m / 2^24 + rest it is m a + m b / 2^24 + rest (n - 1).
+    """
+    fixed = lax.stop_gradient(q) * 2.0**24
+    m, (a, b) = jnp.floor(fixed), divmod(n - 1, 1 << 24)
+    (high, low), (b_high, b_low) = divmod(m.astype(int), 1 << 12), divmod(b, 1 << 12)
+    cross = high * b_low + low * b_high
+    fraction = ((cross & 4095) * 4096 + low * b_low).astype(q.dtype) / 2**24 + (fixed - m) * ((n - 1) / 2**24)
+    carry = jnp.floor(fraction)
+    whole = m.astype(int) * a + high * b_high + (cross >> 12) + carry.astype(int)
+    return whole, fraction - carry + (q - lax.stop_gradient(q)) * float(n - 1)  # plus zero, with the derivative
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3), inline=True)
+def _neighbours(q: Array, n: int, rule: str, step: float) -> _Neighbours:
+    """Ranks in multiples of `step` around q (n - 1) as `rule` rounds it."""
+    whole, fraction = _wanted(q, n)
+    offset = RULES[rule](fraction)
+    steps = jnp.floor(offset / step) * step
+    lower = (whole.astype(q.dtype) if step < 1 else whole) + steps.astype(whole.dtype if step == 1 else q.dtype)
+    upper = jnp.minimum(lower + jnp.asarray(step, lower.dtype), n - 1)
+    error = jnp.minimum(2 * float(jnp.finfo(q.dtype).eps) / step * whole.astype(q.dtype), 0.25)
+    return _Neighbours(lower, upper, (offset - steps) / step, lax.stop_gradient(error))
+
+
+@partial(jax.jit, inline=True)
+def _blend_values(below: Array, above: Array, near: _Neighbours) -> Array:
+    """The neighbours' values (batch, m), blended: a weight of 0 times an infinity is nothing."""
+    dtype = np.promote_types(below.dtype, near.weight.dtype)
+    return _blended(*(a.astype(dtype) for a in (below, above, near.weight[None], near.error[None])))
+
+
+@jax.custom_jvp
+def _blended(below: Array, above: Array, weight: Array, error: Array) -> Array:
+    beside = jnp.isinf(below) | jnp.isinf(above)
+    upper = jnp.where(beside & (weight <= error), jnp.zeros_like(below), weight)
+    upper = jnp.where(beside & (1 - weight <= error), jnp.ones_like(below), upper)
+    return weighted_sum(1 - upper, below, upper, above)
+
+
+@_blended.defjvp
+def _blended_jvp(primals, tangents):
+    (below, above, weight, error), (dbelow, dabove, dweight, _) = primals, tangents
+    slope = finite_part(above) - finite_part(below)
+    return _blended(below, above, weight, error), (1 - weight) * dbelow + weight * dabove + dweight * slope
+
+
+@partial(jax.jit, inline=True)
+def _blend_rows(below: Array, above: Array, near: _Neighbours) -> Array:
+    """The neighbours' rows (batch, m, n), blended."""
+    weight = near.weight[None, :, None].astype(below.dtype)
+    return (1 - weight) * below + weight * above
+
+
+def _at_neighbours(soft: SoftRows, near: _Neighbours, rows_at: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """What there is at the lower and at the upper ranks: (batch, m, ...) each."""
+    both = jnp.stack([near.lower, near.upper], axis=1).reshape(-1)
+    if jnp.issubdtype(both.dtype, jnp.floating):
+        both = both.astype(soft.keys.dtype)
     if soft.order.joint:  # rows wanted together would influence each other: one problem each
         found = jnp.moveaxis(jax.vmap(rows_at)(both[:, None])[:, :, 0], 0, 1)
     else:
         found = rows_at(both)
-    below, above = found[:, 0::2], found[:, 1::2]
-    weight = weight.reshape((1, -1) + (1,) * (found.ndim - 2)).astype(found.dtype)
-    return (1 - weight) * below + weight * above
+    return found[:, 0::2], found[:, 1::2]
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array, "batch m"]:
+    """`jnp.quantile` of every row, its ranks in at least float32."""
+    s = jnp.sort(x, axis=-1)
+    s = jnp.where(jnp.isnan(s[:, -1:]), jnp.full_like(s, jnp.nan), s)  # NaN is sorted last
+    near = _neighbours(q, x.shape[-1], rule, 1.0)
+    upper = jnp.where(near.weight > 0, near.upper, near.lower)
+    return _blend_values(pick(s, near.lower), pick(s, upper), near)
+
+
+def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "batch r"]:
+    """Rows of P times the input."""
+    y = soft.wide_values(ranks, gated)
+    return y if soft.order.rank_step == 1 else y + _nan_between_infinities(soft.x, y)
+
+
+@partial(jax.jit, inline=True)
+def _nan_between_infinities(x: Float[Array, "batch n"], y: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
+    """NaN where a value of infinities of both signs is finite, their mean at a half-integer rank; else 0."""
+    nothing_else = jnp.all(jnp.isinf(x), axis=-1, keepdims=True)
+    nan = jnp.where(nothing_else & jnp.isfinite(y), jnp.full_like(y, jnp.nan), jnp.zeros_like(y))
+    return lax.stop_gradient(nan)
 
 
 def _lead(q_ndim: int, y: Array, restore: Callable[[Array], Array]) -> Array:
@@ -68,39 +169,37 @@ def _no_quantiles(y: Array, restore: Callable[[Array], Array]) -> Array:
 def _value(
     a: ArrayLike, q: ArrayLike, top: float, axis: Axis, keepdims: bool, rule: str, softening: Softening, gated: bool
 ) -> Array:
-    x, probability, layout, keepdims, resolved = _prepare(a, q, top, axis, keepdims, rule)
+    x, probability, layout, keepdims = _prepare(a, q, top, axis, keepdims, rule, softening)
     gated = _check.flag("gated_grad", gated)
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
-        return jnp.quantile(x, probability.astype(x.dtype), axis=layout.axes, method=rule, keepdims=keepdims)
-    y = _blend(soft, probability.reshape(-1), resolved, lambda ranks: soft.wide_values(ranks, gated))
+        y = _hard_values(soft.x, probability.reshape(-1), rule)
+    else:
+        near = _neighbours(probability.reshape(-1), soft.n, rule, soft.order.rank_step)
+        y = _blend_values(*_at_neighbours(soft, near, lambda ranks: _soft_values(soft, ranks, gated)), near)
     return _lead(probability.ndim, y, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
 
 
 def _index(
     a: ArrayLike, q: ArrayLike, top: float, axis: Axis, keepdims: bool, rule: str, softening: Softening
 ) -> SoftIndex:
-    x, probability, layout, keepdims, resolved = _prepare(a, q, top, axis, keepdims, rule)
+    x, probability, layout, keepdims = _prepare(a, q, top, axis, keepdims, rule, softening)
     soft = enter(x, layout, softening, index=True)
-    rows_at = soft.wide_rows if soft.mode is not None else lambda ranks: _hard_rows(soft.x, ranks)
-    p = _blend(soft, probability.reshape(-1), resolved, rows_at)
+    step = 1.0 if soft.mode is None else soft.order.rank_step
+    near = _neighbours(probability.reshape(-1), soft.n, rule, step)
+    p = _blend_rows(*_at_neighbours(soft, near, soft.wide_rows), near)
     return _lead(probability.ndim, p, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
 
 
 def _prepare(
-    a: ArrayLike, q: ArrayLike, top: float, axis: Axis, keepdims: bool, rule: str
-) -> tuple[Array, Array, Layout, bool, Callable]:
+    a: ArrayLike, q: ArrayLike, top: float, axis: Axis, keepdims: bool, rule: str, softening: Softening
+) -> tuple[Array, Array, Layout, bool]:
     x, probability = _check.real("a", a), _probability(q, top)
-    resolved = _check.choice("quantile_method", rule, RULES)
-    return x, probability, layout_reduced(x, axis), _check.flag("keepdims", keepdims), resolved
-
-
-def _hard_rows(x: Float[Array, "batch n"], ranks: Array) -> Float[Array, "batch r n"]:
-    """One-hot rows at integer ranks; at a half-integer both neighbours' mean."""
-    order = jnp.argsort(x, axis=-1)
-    ends = (jnp.floor(ranks), jnp.ceil(ranks))
-    below, above = (one_hot(jnp.take(order, end.astype(int), axis=-1), x.shape[-1], x.dtype) for end in ends)
-    return (below + above) / 2
+    _check.choice("quantile_method", rule, RULES)
+    if isinstance(softening.method, str) and softening.method in (*RULES, "inverted_cdf"):
+        legal = f"one of {', '.join(map(repr, ORDERS))}; the `method` of JAX's function is `quantile_method` here"
+        _check.wrong("method", softening.method, legal)
+    return x, probability, layout_reduced(x, axis), _check.flag("keepdims", keepdims)
 
 
 def quantile(

@@ -1,9 +1,12 @@
 """Selection by SoftIndex: the expectation of JAX's indexing over the distribution that an index is.
 
-An integer index goes to JAX's own function. A SoftIndex holds its distribution in the last axis.
+An integer index goes to JAX's own function, with every argument as it was given. A SoftIndex holds its distribution in
+the last axis. What has a weight of 0 contributes nothing, also where it is infinite or NaN.
 """
 
+import string
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ from jax.typing import ArrayLike
 from . import _check
 from ._permutation import SoftPermutation
 from ._types import SoftBool
+from ._weighted import product, weighted_sum
 
 
 def where(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> Array:
@@ -25,21 +29,26 @@ def where(condition: ArrayLike, x: ArrayLike, y: ArrayLike) -> Array:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
-    if jnp.result_type(condition) == jnp.bool_:
-        x, y = (_check.real(name, value) for name, value in (("x", x), ("y", y)))
-        x, y = _check.together(x=x, y=y) if x.shape == y.shape else (x, y)
-        return jnp.where(jnp.asarray(condition), x, y)
+    if _is_hard("condition", condition, jnp.bool_, jnp.integer):
+        return jnp.where(condition, x, y)  # pyright: ignore[reportArgumentType]  (the stub's overloads)
     degree: SoftBool
     degree, x, y = _check.together(
         condition=_check.real("condition", condition), x=_check.real("x", x), y=_check.real("y", y)
     )
     dtype = _check.compute_dtype(x.dtype)
     c, a, b = degree.astype(dtype), x.astype(dtype), y.astype(dtype)
-    return (c * a + (1 - c) * b).astype(x.dtype)
+    return weighted_sum(c, a, 1 - c, b).astype(x.dtype)
 
 
-def _is_hard(indices: ArrayLike) -> bool:
-    return jnp.issubdtype(jnp.result_type(indices), jnp.integer)
+def _is_hard(name: str, index: Any, *kinds: Any) -> bool:
+    """Whether an index (or a condition) is of the dtypes that JAX's own function takes."""
+    if index is None or isinstance(index, (str, bytes, list, tuple, dict)):
+        raise TypeError(f"`{name}` (={index!r}) must be an array, soft or as for JAX's own function.")
+    try:
+        dtype = jnp.result_type(index)
+    except TypeError as error:
+        raise TypeError(f"`{name}` (of type {type(index).__name__}) must be an array of numbers.") from error
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds or (jnp.integer,))
 
 
 def _operands(name: str, x: ArrayLike, index_name: str, index: ArrayLike) -> tuple[Array, Array, np.dtype]:
@@ -73,15 +82,16 @@ def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: 
     if isinstance(indices, SoftPermutation):
         values, weights = _check.real("arr", arr), indices
         dtype = values.dtype
-    elif _is_hard(indices):
-        return jnp.take_along_axis(_check.real("arr", arr), jnp.asarray(indices), axis)
+    elif _is_hard("indices", indices):
+        return jnp.take_along_axis(arr, indices, axis)
     else:
         values, weights, dtype = _operands("arr", arr, "indices", indices)
     if axis is None:
         values, axis = values.reshape(-1), 0
     axis = _check.axis("axis", axis, values.ndim)
     if weights.ndim != values.ndim + 1:
-        _check.wrong("indices.ndim", weights.ndim, f"{values.ndim + 1}, arr's axes and the distribution")
+        remedy = _remedy(values.shape, weights.shape, axis)
+        _check.wrong("indices.ndim", weights.ndim, f"{values.ndim + 1}, arr's axes and the distribution{remedy}")
     _match("indices", weights.shape[-1], values.shape[axis], "arr along `axis`")
     values = jnp.moveaxis(values, axis, -1)
     try:
@@ -97,12 +107,25 @@ def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: 
     return jnp.moveaxis(selected, -1, axis).astype(dtype)
 
 
+def _remedy(shape: tuple[int, ...], indices: tuple[int, ...], axis: int) -> str:
+    """What to write in place of indices that lack an axis: the axis of size 1 with which they fit."""
+    if indices[-1:] != (shape[axis],):
+        return ""
+    for place in reversed(range(len(shape))) if len(indices) == len(shape) else ():
+        whole = indices[:place] + (1,) + indices[place:-1]
+        others = [pair for i, pair in enumerate(zip(whole, shape, strict=True)) if i != axis]
+        if all(1 in pair or pair[0] == pair[1] for pair in others):
+            subscript = ", ".join([":"] * place + ["None"] + ([] if place == len(shape) - 1 else ["..."]))
+            return f": `indices[{subscript}]`, or `take` where the same indices are for all of arr"
+    return ": `take` is for indices that are the same for all of arr"
+
+
 def _expectation(weights: Array, values: Array) -> Array:
     """weights (..., k, n) applied to values (..., n), the batch axes broadcast: (..., k)."""
     batch = jnp.broadcast_shapes(weights.shape[:-2], values.shape[:-1])
     weights = jnp.broadcast_to(weights, batch + weights.shape[-2:])
     values = jnp.broadcast_to(values, batch + values.shape[-1:])
-    return jnp.einsum("...kn,...n->...k", weights, values, precision=lax.Precision.HIGHEST)
+    return product("...kn,...n->...k", weights, values)
 
 
 def take(a: ArrayLike, indices: ArrayLike, axis: int | None = None) -> Array:
@@ -116,17 +139,16 @@ def take(a: ArrayLike, indices: ArrayLike, axis: int | None = None) -> Array:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
-    if _is_hard(indices):
-        return jnp.take(_check.real("a", a), jnp.asarray(indices), axis)
+    if _is_hard("indices", indices):
+        return jnp.take(a, indices, axis)
     values, weights, dtype = _operands("a", a, "indices", indices)
     if axis is None:
         values, axis = values.reshape(-1), 0
     axis = _check.axis("axis", axis, values.ndim)
     _match("indices", weights.shape[-1], values.shape[axis], "a along `axis`")
-    taken = jnp.tensordot(values, weights, axes=((axis,), (weights.ndim - 1,)), precision=lax.Precision.HIGHEST)
-    batch = weights.ndim - 1
-    source = tuple(range(values.ndim - 1, values.ndim - 1 + batch))
-    return jnp.moveaxis(taken, source, tuple(range(axis, axis + batch))).astype(dtype)
+    ours, theirs = string.ascii_lowercase[: values.ndim], string.ascii_uppercase[: weights.ndim - 1]
+    n = ours[axis]
+    return product(f"{theirs}{n},{ours}->{ours.replace(n, theirs)}", weights, values).astype(dtype)
 
 
 def choose(a: ArrayLike, choices: ArrayLike | Sequence[ArrayLike]) -> Array:
@@ -139,14 +161,14 @@ def choose(a: ArrayLike, choices: ArrayLike | Sequence[ArrayLike]) -> Array:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
+    if _is_hard("a", a):
+        return jnp.choose(a, choices)
     if isinstance(choices, (list, tuple)):
         named = {f"choices[{i}]": _check.real(f"choices[{i}]", choice) for i, choice in enumerate(choices)}
         if not named:
             _check.wrong("choices", choices, "at least one array")
         choices = jnp.stack(_check.together(**named))
     stacked = _check.real("choices", choices)
-    if _is_hard(a):
-        return jnp.choose(jnp.asarray(a), stacked)
     values, weights, dtype = _operands("choices", stacked, "a", a)
     if values.ndim == 0:
         _check.wrong("choices.shape", values.shape, "at least 1-D")
@@ -174,9 +196,9 @@ def dynamic_index_in_dim(operand: ArrayLike, index: ArrayLike, axis: int = 0, ke
     **Source:** docs/operators.md.
     """
     keepdims = _check.flag("keepdims", keepdims)
-    if _is_hard(index):
-        return lax.dynamic_index_in_dim(_check.real("operand", operand), index, axis, keepdims)
-    result = dynamic_slice_in_dim(operand, index, 1, axis)
+    if _is_hard("index", index):
+        return lax.dynamic_index_in_dim(operand, index, axis, keepdims)  # pyright: ignore[reportArgumentType]
+    result = _slice_along(operand, index, 1, axis, "index", "size")
     return result if keepdims else jnp.squeeze(result, axis)
 
 
@@ -192,14 +214,14 @@ def dynamic_slice_in_dim(operand: ArrayLike, start_index: ArrayLike, slice_size:
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
-    if _is_hard(start_index):
-        return lax.dynamic_slice_in_dim(_check.real("operand", operand), start_index, slice_size, axis)
-    values, weights, dtype = _operands("operand", operand, "start_index", start_index)
+    if _is_hard("start_index", start_index):
+        return lax.dynamic_slice_in_dim(operand, start_index, slice_size, axis)  # pyright: ignore[reportArgumentType]
+    return _slice_along(operand, start_index, slice_size, axis, "start_index", "slice_size")
+
+
+def _slice_along(operand: ArrayLike, index: ArrayLike, size: int, axis: int, name: str, size_name: str) -> Array:
+    values, weights, dtype = _operands("operand", operand, name, index)
     axis = _check.axis("axis", axis, values.ndim)
-    return _soft_slice(values, weights, slice_size, axis, "start_index", "slice_size").astype(dtype)
-
-
-def _soft_slice(values: Array, weights: Array, size: int, axis: int, name: str, size_name: str) -> Array:
     n = values.shape[axis]
     if weights.ndim != 1:
         _check.wrong(f"{name}.shape", weights.shape, f"({n},): one distribution over the positions")
@@ -207,13 +229,14 @@ def _soft_slice(values: Array, weights: Array, size: int, axis: int, name: str, 
     size = _check.integer(size_name, size, 0, n)
     last = n - size
     if size == 0:
-        return lax.slice_in_dim(values, 0, 0, axis=axis)
+        return lax.slice_in_dim(values, 0, 0, axis=axis).astype(dtype)
     # Start positions beyond the last that fits count as the last: fold their weight into it.
     starts = weights[: last + 1].at[last].add(jnp.sum(weights[last + 1 :]))
     windows = jnp.arange(size)[:, None] + jnp.arange(last + 1)[None, :]
     windowed = jnp.take(values, windows, axis=axis)
-    result = jnp.tensordot(windowed, starts, axes=((axis + 1,), (0,)), precision=lax.Precision.HIGHEST)
-    return result
+    axes = string.ascii_lowercase[: windowed.ndim]
+    start = axes[axis + 1]
+    return product(f"{start},{axes}->{axes.replace(start, '')}", starts, windowed).astype(dtype)
 
 
 def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_sizes: Sequence[int]) -> Array:
@@ -227,15 +250,25 @@ def dynamic_slice(operand: ArrayLike, start_indices: Sequence[ArrayLike], slice_
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md.
     """
+    hard = _hard_starts(start_indices)
+    if all(hard):
+        return lax.dynamic_slice(operand, start_indices, slice_sizes)  # pyright: ignore[reportArgumentType]
     values = _check.real("operand", operand)
     for name, given in (("start_indices", start_indices), ("slice_sizes", slice_sizes)):
         if len(given) != values.ndim:
             _check.wrong(f"len({name})", len(given), f"{values.ndim}, one for each axis of operand")
     for axis, (index, size) in enumerate(zip(start_indices, slice_sizes, strict=True)):
-        if _is_hard(index):
+        if hard[axis]:
             values = lax.dynamic_slice_in_dim(values, index, size, axis)
             continue
-        wide, weights, dtype = _operands("operand", values, f"start_indices[{axis}]", index)
-        names = (f"start_indices[{axis}]", f"slice_sizes[{axis}]")
-        values = _soft_slice(wide, weights, size, axis, *names).astype(dtype)
+        values = _slice_along(values, index, size, axis, f"start_indices[{axis}]", f"slice_sizes[{axis}]")
     return values
+
+
+def _hard_starts(start_indices: Any) -> list[bool]:
+    if isinstance(start_indices, (list, tuple)):
+        return [_is_hard(f"start_indices[{axis}]", index) for axis, index in enumerate(start_indices)]
+    hard = _is_hard("start_indices", start_indices)
+    if np.ndim(start_indices) == 0:
+        raise TypeError(f"`start_indices` (={start_indices!r}) must be a sequence with one index for each axis.")
+    return [hard] * len(start_indices)

@@ -3,7 +3,7 @@
 What `softness`, `mode`, `method`, `standardize` and `implementation` mean is written once, in docs/softness.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import Layout, layout_along, layout_reduced
-from ._payload import sort_together
+from ._payload import is_several, sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 
@@ -23,6 +23,7 @@ def argsort(
     axis: int | None = -1,
     *,
     descending: bool = False,
+    stable: bool = True,
     softness: Softness = 0.1,
     mode: ModeName = "smooth",
     method: MethodName = "softsort",
@@ -35,6 +36,7 @@ def argsort(
         a: array of any shape, with n elements along `axis`.
         axis: the axis to sort along; None flattens a first.
         descending: the largest first.
+        stable: as in JAX, for the hard mode.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
         method: "softsort", "neuralsort" or "ot".
@@ -46,19 +48,21 @@ def argsort(
     """
     softening = Softening(softness, mode, method, standardize, implementation)
     x, layout = layout_along(_check.real("a", a), axis)
-    descending = _check.flag("descending", descending)
+    descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
     soft = enter(x, layout, softening, index=True)
     if soft.mode is None:
-        return one_hot(jnp.argsort(x, axis=layout.axes[0], descending=descending), layout.n, x.dtype)
+        order = jnp.argsort(x, axis=layout.axes[0], stable=stable, descending=descending)
+        return one_hot(order, layout.n, x.dtype)
     p = soft.rows(range(soft.n))
     return layout.along_index(p[:, ::-1] if descending else p)
 
 
 def sort(
-    a: ArrayLike | tuple[ArrayLike, ...],
+    a: ArrayLike | Sequence[ArrayLike],
     axis: int | None = -1,
     *,
     descending: bool = False,
+    stable: bool = True,
     softness: Softness = 0.1,
     mode: ModeName = "smooth",
     method: MethodName = "softsort",
@@ -69,9 +73,11 @@ def sort(
     """Soft `jnp.sort`: P @ a; of a tuple (keys, *payloads), each of them in the keys' order, as `jax.lax.sort`.
 
     **Arguments:**
-        a: array of any shape, or a tuple of arrays of one shape, the first of which holds the keys.
+        a: array of any shape, or a tuple (or list) of arrays: the keys, and payloads of their shape or of that with
+            further axes behind, where every key carries an array.
         axis: the axis to sort along; None flattens a first.
         descending: the largest first.
+        stable: as in JAX, for the hard mode.
         softness: positive; broadcastable to a's shape without `axis`. In units of a (of the keys in (0, 1) where
             standardised).
         mode: "hard", "smooth", "c0", "c1" or "c2".
@@ -84,13 +90,14 @@ def sort(
     **Source:** docs/softness.md; the methods' papers are named there.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    descending, gated_grad = _check.flag("descending", descending), _check.flag("gated_grad", gated_grad)
-    if isinstance(a, tuple):
-        return sort_together(a, axis, descending, softening, gated_grad)
+    descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
+    gated_grad = _check.flag("gated_grad", gated_grad)
+    if is_several(a):
+        return sort_together(tuple(a), axis, descending, stable, softening, gated_grad)
     x, layout = layout_along(_check.real("a", a), axis)
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
-        return jnp.sort(x, axis=layout.axes[0], descending=descending)
+        return jnp.sort(x, axis=layout.axes[0], stable=stable, descending=descending)
     y = soft.values(range(soft.n), gated_grad)
     return layout.along(y[:, ::-1] if descending else y)
 
@@ -227,8 +234,11 @@ def min(
     return _extreme(a, axis, keepdims, softening, gated_grad, largest=False)
 
 
-def _top(operand: ArrayLike, k: int, axis: int, softening: Softening) -> tuple[Array, Layout, int, SoftRows]:
-    x, layout = layout_along(_check.real("operand", operand), _check.axis("axis", axis, jnp.ndim(operand)))
+def _top(operand: ArrayLike, k: int, axis: int | None, softening: Softening) -> tuple[Array, Layout, int, SoftRows]:
+    x, layout = layout_along(_check.real("operand", operand), axis)
+    if not _check.is_concrete(k):
+        remedy = "name it in `static_argnames` of jax.jit, or use `top_k_mask`, which takes a traced one"
+        raise TypeError(f"`k` (={k!r}) must be a static integer: {remedy}.")
     k = _check.integer("k", k, 1, layout.n, why=", the number of elements along `axis`")
     return x, layout, k, enter(x, layout, softening, index=True)
 
@@ -246,7 +256,8 @@ def argtop_k(
     operand: ArrayLike,
     k: int,
     *,
-    axis: int = -1,
+    axis: int | None = -1,
+    is_stable: bool = True,
     softness: Softness = 0.1,
     mode: ModeName = "smooth",
     method: MethodName = "softsort",
@@ -261,6 +272,7 @@ def argtop_k(
     **Source:** docs/softness.md; the methods' papers are named there.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
+    _check.flag("is_stable", is_stable)
     x, layout, k, soft = _top(operand, k, axis, softening)
     if soft.mode is None:
         return _hard_top_k(x, layout, k)[1]
@@ -271,7 +283,8 @@ def top_k(
     operand: ArrayLike,
     k: int,
     *,
-    axis: int = -1,
+    axis: int | None = -1,
+    is_stable: bool = True,
     softness: Softness = 0.1,
     mode: ModeName = "smooth",
     method: MethodName = "softsort",
@@ -284,7 +297,8 @@ def top_k(
     **Arguments:**
         operand: array of any shape, with n elements along `axis`.
         k: how many, a static integer in [1, n].
-        axis: the axis to select along.
+        axis: the axis to select along; None flattens operand first.
+        is_stable: as in JAX; equal elements are taken in their order in any case.
         softness: positive; broadcastable to operand's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
         method: "softsort", "neuralsort" or "ot".
@@ -297,6 +311,7 @@ def top_k(
     """
     softening = Softening(softness, mode, method, standardize, implementation)
     gated_grad = _check.flag("gated_grad", gated_grad)
+    _check.flag("is_stable", is_stable)
     x, layout, k, soft = _top(operand, k, axis, softening)
     if soft.mode is None:
         return _hard_top_k(x, layout, k)

@@ -65,6 +65,7 @@ def test_elementwise_arguments(dtype):
 def test_values(axis, dtype, method):
     """Order statistics, whatever the method."""
     x, how = data(dtype), {"mode": "hard", "method": method}
+    wide = jnp.float32  # a rank is no number of the 16-bit floats
     for descending in (False, True):
         same_bits(sj.sort(x, axis, descending=descending, **how), jnp.sort(x, axis, descending=descending))
     for name in ("max", "min", "median"):
@@ -74,10 +75,10 @@ def test_values(axis, dtype, method):
     for rule in ("linear", "lower", "higher", "midpoint", "nearest"):
         for q in (0.3, 0.5, 1.0):
             q = jnp.asarray(q, dtype)
-            expected = jnp.quantile(x, q, axis, method=rule)
+            expected = jnp.quantile(x, q.astype(wide), axis, method=rule)
             same_bits(sj.quantile(x, q, axis, quantile_method=rule, **how), expected)
         percent = jnp.asarray([25.0, 60.0], dtype)
-        expected = jnp.percentile(x, percent, axis, method=rule)
+        expected = jnp.percentile(x, percent.astype(wide), axis, method=rule)
         same_bits(sj.percentile(x, percent, axis, quantile_method=rule, **how), expected)
 
 
@@ -108,6 +109,32 @@ def test_top_k(k, dtype):
     values, indices = jax.lax.top_k(x, k, axis=0)
     same_bits(sj.top_k(x, k, axis=0, mode="hard")[0], values)
     same_bits(sj.top_k(x, k, axis=0, mode="hard")[1], one_hot(indices, 3, dtype))
+
+
+@pytest.mark.parametrize("mode", ["hard", "smooth"])
+@pytest.mark.parametrize("name", ["argtop_k", "top_k", "top_k_mask", "bottom_k_mask"])
+def test_top_k_of_all_elements(name, mode):
+    """axis=None flattens, as in the other operators; `_st` forms too."""
+    x = data("float32")
+    for suffix in ("", "_st"):
+        function = getattr(sj, name + suffix)
+        have, want = (
+            jax.tree.leaves(f) for f in (function(x, 2, axis=None, mode=mode), function(x.ravel(), 2, mode=mode))
+        )
+        for a, b in zip(have, want, strict=True):
+            same_bits(a, b)
+
+
+def test_stability():
+    """JAX's keywords for it are taken, and reach JAX's own function where there is one."""
+    x = data("float32")
+    for stable in (True, False):
+        same_bits(sj.sort(x, stable=stable, mode="hard"), jnp.sort(x, stable=stable))
+        same_bits(sj.argsort(x, stable=stable, mode="hard"), one_hot(jnp.argsort(x, stable=stable), 5, x.dtype))
+        same_bits(sj.sort_st(x, stable=stable), jnp.sort(x, stable=stable))
+        same_bits(sj.sort(x, stable=stable), sj.sort(x))
+        same_bits(sj.top_k(x, 2, is_stable=stable, mode="hard")[0], jax.lax.top_k(x, 2)[0])
+        same_bits(sj.argtop_k(x, 2, is_stable=stable), sj.argtop_k(x, 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -3,6 +3,7 @@
 import cases
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import softjax as sj
@@ -84,6 +85,8 @@ def test_flags(name, mode):
     flags += ["gated_grad"] if name in GATED else []
     flags += ["keepdims"] if name in KEEPDIMS else []
     flags += ["descending"] if name in ("sort", "argsort", "rank", "ranking") else []
+    flags += ["stable"] if name in ("sort", "argsort") else []
+    flags += ["is_stable"] if name in WITH_K else []
     for flag in flags:
         raises_alike(lambda x, f=flag: call(name, x, mode=mode, **{f: "yes"}), f"`{flag}`", "'yes'", "True", "False")
 
@@ -169,7 +172,7 @@ def test_k(name, mode):
         raises_alike(
             lambda x, k=k: call(name, x, positional=(k,), mode=mode), "`k`", repr(k), "integer", kinds=TypeError
         )
-    with pytest.raises(WRONG, match="`k`"):
+    with pytest.raises(TypeError, match="`k`.*static.*top_k_mask"):
         jax.jit(lambda x, k: call(name, x, positional=(k,), mode=mode))(X, 2)
 
 
@@ -186,6 +189,7 @@ def test_q(name, mode):
     raises_alike(lambda x: call(name, x, positional=("half",), mode=mode), "`q`", "'half'", kinds=TypeError)
     rules = "'linear', 'lower', 'higher', 'midpoint', 'nearest'"
     raises_alike(lambda x: call(name, x, mode=mode, quantile_method="cubic"), "`quantile_method`", "'cubic'", rules)
+    raises_alike(lambda x: call(name, x, mode=mode, method="linear"), "`method`", "'linear'", "`quantile_method`")
 
 
 # --- inputs --------------------------------------------------------------------------------------------
@@ -254,6 +258,17 @@ def test_softening_is_keyword_only():
         sj.sort(X, -1, 0.1)
 
 
+def test_infinities_where_keys_are_standardised():
+    """The message says what to do, and that works."""
+    x = jnp.asarray([0.3, jnp.inf, 0.1, -jnp.inf])
+    for name in ("sort", "max", "top_k", "median", "top_k_mask"):
+        with pytest.raises(ValueError, match="standardize=False"):
+            call(name, x, method="ot")
+    np.testing.assert_allclose(
+        sj.sort(x, method="ot", standardize=False, softness=1e-3), [-jnp.inf, 0.1, 0.3, jnp.inf], rtol=1e-5
+    )
+
+
 # --- selection -----------------------------------------------------------------------------------------
 
 
@@ -268,6 +283,19 @@ def test_selection():
     raises_alike(lambda x: sj.take(x, index, -3), "`axis`", "-3", "[-2, 2)", kinds=ValueError)
     raises_alike(lambda x: sj.choose(index, x), "a.shape", "3", "2", kinds=ValueError)
     position = jnp.full(3, 1 / 3)
+    # The remedy: the axis of size 1 with which the indices fit, or the function for a bank shared by all rows.
+    for shape, given, axis, remedy in [
+        ((2, 4, 3), (2, 5, 4), 1, "`indices[:, :, None]`"),
+        ((4, 3), (5, 4), 0, "`indices[:, None]`"),
+        ((2, 4), (2, 4), -1, "`indices[:, None]`"),
+        ((2, 4), (4,), -1, "`take`"),
+        ((2, 4, 3), (7, 4), 1, "`take`"),
+    ]:
+        with pytest.raises(ValueError, match="indices.ndim") as error:
+            sj.take_along_axis(jnp.ones(shape), jnp.ones(given), axis)
+        assert remedy in str(error.value)
+        if "None" in remedy:
+            sj.take_along_axis(jnp.ones(shape), eval(remedy.strip("`"), {"indices": jnp.ones(given)}), axis)
     raises_alike(lambda x: sj.dynamic_index_in_dim(x, position, 0), "3", "2", kinds=ValueError)
     raises_alike(lambda x: sj.dynamic_index_in_dim(x, position, 2), "`axis`", "2", "[-2, 2)", kinds=ValueError)
     raises_alike(lambda x: sj.dynamic_slice_in_dim(x, position, 4, 1), "`slice_size`", "4", "[0, 3]", kinds=ValueError)
@@ -276,6 +304,44 @@ def test_selection():
     )
     raises_alike(lambda x: sj.dynamic_slice(x, [position], [1]), "start_indices", "1", "2", kinds=ValueError)
     raises_alike(lambda x: sj.dynamic_slice(x, [position[:2], position], [1, 4]), "slice_sizes[1]", "4", "[0, 3]")
+
+
+NO_INDEX = [
+    "text",
+    "bool",
+    "int32",
+    b"x",
+    None,
+    ["a"],
+    [0, 1],
+    [0.5, 0.5],
+    {},
+    object(),
+    jnp.ones(3, jnp.complex64),
+    jax.random.key(0),
+]
+
+
+@pytest.mark.parametrize("value", NO_INDEX, ids=lambda value: repr(value)[:12])
+def test_indices_and_conditions_that_are_no_arrays(value):
+    """Strings (names of dtypes, too), lists, None, complex numbers, keys of random numbers."""
+    x = X[0]
+    for call, name in [
+        (lambda: sj.where(value, x, x), "`condition`"),
+        (lambda: sj.take(x, value), "`indices`"),
+        (lambda: sj.take_along_axis(x, value), "`indices`"),
+        (lambda: sj.choose(value, [x, x]), "`a`"),
+        (lambda: sj.dynamic_index_in_dim(x, value), "`index`"),
+        (lambda: sj.dynamic_slice_in_dim(x, value, 1), "`start_index`"),
+        (lambda: sj.dynamic_slice(x, [value], [1]), "`start_indices[0]`"),
+    ]:
+        with pytest.raises(TypeError) as error:
+            call()
+        assert name in str(error.value), str(error.value)
+    for starts in ("a", None, 0, 0.5):
+        with pytest.raises(TypeError, match="`start_indices`"):
+            sj.dynamic_slice(x, starts, [1])
+    assert sj.where(1.5, 2.0, 1.0) == 2.5  # out of range, and legal
 
 
 # --- straight-through ----------------------------------------------------------------------------------

@@ -156,6 +156,47 @@ def test_payload_gradients():
         check_grads(loss, (x, payload, jnp.asarray(0.3)), order=2, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("mode", "method"), [("hard", "ot"), ("smooth", "softsort"), ("c1", "neuralsort")])
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_payloads_of_vectors(mode, method, axis):
+    """A payload with axes behind the keys' is what its entries are one by one; a list is a tuple, as in lax.sort."""
+    x = jnp.asarray(cases.sample((3, 4), dtype=np.float32))
+    y = jnp.asarray(cases.sample((3, 4, 2, 1), seed=4, dtype=np.float32))
+    options = {"axis": axis, "mode": mode, "method": method, "descending": True}
+    keys, one, moved = jax.jit(lambda *a: sj.sort(list(a), **options))(x, x, y)
+    close(keys, sj.sort(x, **options), method)
+    assert moved.shape == (*keys.shape, 2, 1)
+    for i in range(2):
+        entry = sj.sort((x, y[..., i, 0]), **options)
+        close(moved[..., i, 0], entry[1], method)
+    close(one, keys, method)
+
+
+def test_lists():
+    """A list of arrays is a tuple of operands; one of numbers is an array, as for the other operators."""
+    x = jnp.asarray([3.0, 1.0, 2.0])
+    for have, want in zip(sj.sort([x, np.arange(3.0)], mode="hard"), ([1, 2, 3], [1, 2, 0]), strict=True):
+        np.testing.assert_array_equal(have, want)
+    np.testing.assert_array_equal(sj.sort([3.0, 1.0, 2.0], mode="hard"), [1, 2, 3])
+    np.testing.assert_array_equal(sj.sort([[3, 1], [1, 2]], mode="hard"), [[1, 3], [1, 2]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_as_an_array(method):
+    """Iteration, NumPy's and JAX's conversion, and products of two are those of the dense matrices."""
+    x = jnp.asarray(cases.sample((2, 5), dtype=np.float32))
+    p, q = sj.soft_permutation(x, method=method), sj.soft_permutation(-x, method=method)
+    dense, other = np.asarray(p.todense()), np.asarray(q.todense())
+    turned = np.swapaxes(dense, -1, -2)
+    for lazy, want in [(p, dense), (p.T, turned), (p[1:3], np.asarray(p[1:3].todense()))]:
+        for have in (np.asarray(lazy), jnp.asarray(lazy), np.stack(list(lazy), -2)):
+            np.testing.assert_array_equal(have, want)
+    assert np.asarray(p, np.float16).dtype == np.float16
+    for have, want in [(p @ q, dense @ other), (p.T @ p, turned @ dense), (p @ q.T, dense @ np.swapaxes(other, 1, 2))]:
+        close(have, want, method)
+    close(np.ones((2, 3, 5), np.float32) @ p, np.ones((2, 3, 5)) @ dense, method)
+
+
 def test_infinite_keys_and_payload_rows():
     """An infinity among the keys stays at its end; the payload beside it is finite."""
     x = jnp.asarray([[1.0, jnp.inf, -jnp.inf, 0.0]])
@@ -169,7 +210,6 @@ def test_errors():
     x, y, _ = arrays()
     p = sj.soft_permutation(x)
     cases_ = [
-        (lambda: p[40], r"`key` \(=40\) must be in \[-40, 39\]"),
         (lambda: p[::2], r"`key` .* must be a slice of step 1 or -1"),
         (lambda: p[3:3], r"`key` .* keeps some of the 40 ranks"),
         (lambda: p @ y[:3], r"`y.shape` \(=\(3, 3\)\) must be \(40,\) or \(\.\.\., 40, d\)"),
@@ -183,3 +223,5 @@ def test_errors():
     for call, message in cases_:
         with pytest.raises(ValueError, match=message):
             call()
+    with pytest.raises(IndexError, match=r"`key` \(=40\) must be in \[-40, 39\]"):
+        p[40]

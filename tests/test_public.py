@@ -1,6 +1,7 @@
 """The lock on the public surface: names, signatures, docstrings. A change here is a change for users."""
 
 import inspect
+import pydoc
 import re
 import types
 
@@ -22,8 +23,8 @@ SIGNATURES = {
     "argmin": f"(a, axis=None, *, keepdims=False, {ORDER})",
     "argpercentile": f"(a, q, axis=None, *, keepdims=False, quantile_method='linear', {NEURAL})",
     "argquantile": f"(a, q, axis=None, *, keepdims=False, quantile_method='linear', {NEURAL})",
-    "argsort": f"(a, axis=-1, *, descending=False, {ORDER})",
-    "argtop_k": f"(operand, k, *, axis=-1, {ORDER})",
+    "argsort": f"(a, axis=-1, *, descending=False, stable=True, {ORDER})",
+    "argtop_k": f"(operand, k, *, axis=-1, is_stable=True, {ORDER})",
     "bottom_k_mask": f"(operand, k, *, axis=-1, {TRANSPORT})",
     "choose": "(a, choices)",
     "clip": f"(x, /, min=None, max=None, *, {SOFT}, gated=False)",
@@ -57,11 +58,11 @@ SIGNATURES = {
     "sign": f"(x, *, {SOFT})",
     "soft_permutation": f"(a, axis=-1, *, {ORDER})",
     "softrelu": f"(x, *, {SOFT}, gated=False)",
-    "sort": f"(a, axis=-1, *, descending=False, {ORDER}, gated_grad=True)",
+    "sort": f"(a, axis=-1, *, descending=False, stable=True, {ORDER}, gated_grad=True)",
     "st": "(fn)",
     "take": "(a, indices, axis=None)",
     "take_along_axis": "(arr, indices, axis=-1)",
-    "top_k": f"(operand, k, *, axis=-1, {ORDER}, gated_grad=True)",
+    "top_k": f"(operand, k, *, axis=-1, is_stable=True, {ORDER}, gated_grad=True)",
     "top_k_mask": f"(operand, k, *, axis=-1, {TRANSPORT})",
     "where": "(condition, x, y)",
 }
@@ -91,6 +92,14 @@ def spelled(function):
 def test_names():
     """Exactly these; every operator with a mode has its straight-through form."""
     assert public(sj) == set(SIGNATURES) | TYPES | {f"{name}_st" for name in WITH_MODE}
+
+
+def test_all_lists_every_public_name():
+    """What `help(softjax)` shows and `from softjax import *` brings, and nothing else."""
+    assert len(sj.__all__) == len(set(sj.__all__)) and set(sj.__all__) == public(sj)
+    text = pydoc.plain(pydoc.render_doc(sj))
+    for name in SIGNATURES:
+        assert re.search(rf"^    {name}\(", text, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

@@ -1,5 +1,7 @@
 """The wrong answers known from elsewhere that this library must not give."""
 
+from fractions import Fraction
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from cases import COMBINATIONS, METHODS, MODES, SOFT_MODES, Case
 
 import softjax as sj
+from softjax import _quantile
 
 
 @COMBINATIONS
@@ -164,3 +167,108 @@ def test_transport_stops_at_rounding(mode, n, k):
     x = jnp.asarray(cases.sample((4, n), 88, np.float32))
     info = sj.soft_permutation(x, softness=0.1, mode=mode, method="ot")[-k:].solver_info()
     assert (info.iterations <= 12).all() and (info.marginal_error < 1e-3).all()
+
+
+INFINITE = np.float32(
+    [
+        [0, 1, 2, 3, 4, np.inf],
+        [0, 1, 2, np.inf, np.inf, np.inf],
+        [-np.inf, -np.inf, 0, 1, 2, 3],
+        [-np.inf, 0, 1, 2, 3, np.inf],
+        [np.inf] * 6,
+        [-np.inf] * 6,
+        [-np.inf] * 3 + [np.inf] * 3,
+    ]
+)
+RANKS = (0.0, 0.2, 0.4, 0.5, 0.55, 0.8, 0.9, 1.0)  # of six elements: 0, 1, 2, 2.5, 2.75, 4, 4.5, 5
+
+
+def _weights(q, rule):
+    """numpy's weights of six elements in ascending order."""
+    r = round(q * 5, 6)
+    low, high = int(np.floor(r)), int(np.ceil(r))
+    rounded = {"linear": r, "lower": low, "higher": high, "midpoint": (low + high) / 2, "nearest": low}[rule]
+    if rule == "nearest" and r - low > 0.5:
+        rounded = high
+    return np.maximum(1 - np.abs(np.arange(6) - rounded), 0)
+
+
+def _without_zeros(weights, values):
+    """The sum of what has a weight."""
+    with np.errstate(invalid="ignore"):
+        return np.sum(np.where(weights > 0, weights * values, 0), axis=-1)
+
+
+RULES = ("linear", "lower", "higher", "midpoint", "nearest")
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "rule"),
+    [
+        *(("hard", "ot", rule) for rule in RULES),
+        *((mode, method, "linear") for method in ("softsort", "neuralsort") for mode in SOFT_MODES),
+        *(("c1", method, rule) for method in ("softsort", "neuralsort") for rule in RULES[1:]),
+    ],
+)
+def test_quantiles_beside_infinities(mode, method, rule):
+    """No 0 times infinity: every quantile of well separated keys is numpy's, its gradient the weights, where finite."""
+
+    @jax.jit
+    def both(x):
+        function = lambda x: sj.quantile(
+            x, jnp.asarray(RANKS), -1, quantile_method=rule, softness=0.01, mode=mode, method=method
+        )
+        out, pull = jax.vjp(function, x)
+        return out, pull(jnp.isfinite(out).astype(out.dtype))[0]
+
+    out, gradient = both(jnp.asarray(INFINITE))
+    weights = np.stack([_weights(q, rule) for q in RANKS])
+    expected = _without_zeros(weights[:, None], INFINITE)
+    atol = cases.tolerance("float32", 6, 5)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=atol)
+    ones = np.einsum("mb,mn->bn", np.isfinite(expected).astype(float), weights)
+    np.testing.assert_allclose(gradient, ones, rtol=0, atol=100 * atol)  # the weights inherit the logits' rounding
+
+
+@pytest.mark.parametrize("mode", ["hard", "smooth"])
+def test_names_of_quantiles_beside_infinities(mode):
+    """Percentiles, medians, straight-through and index forms are quantiles: the same values, finite rows, in q too."""
+    x, how = jnp.asarray(INFINITE[:4]), {"mode": mode, "softness": 0.01}
+    expected = [_without_zeros(_weights(q, "linear"), INFINITE[:4]) for q in (0.8, 0.5)]
+    for q, out in zip((0.8, 0.5), (sj.percentile(x, 80.0, -1, **how), sj.median(x, -1, **how)), strict=True):
+        np.testing.assert_allclose(out, expected[q == 0.5], rtol=1e-5)
+    np.testing.assert_allclose(sj.median_st(x, -1, softness=0.01), expected[1], rtol=1e-6)
+    rows = sj.argquantile(x, 0.8, -1, **how)
+    np.testing.assert_allclose(rows.sum(-1), 1, rtol=1e-6)
+    slope = jax.grad(lambda q: sj.quantile(x[0], q, **how))(0.8)
+    assert np.isfinite(slope)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_hard_quantiles_in_16_bits(dtype):
+    """Ranks are counted in at least float32: q and q (n - 1) are no numbers of the 16-bit floats."""
+    b = jnp.zeros(2002, dtype).at[7].set(1)
+    for q in (0.999, np.float32(0.999), jnp.asarray(0.999)):
+        for out in (sj.quantile(b, q, mode="hard"), sj.quantile_st(b, q), sj.percentile(b, 100 * q, mode="hard")):
+            assert out.dtype == dtype and out == 0
+    assert sj.quantile(b, 1.0, mode="hard") == 1
+    assert sj.argquantile(b, 0.999, mode="hard")[7] == 0
+    many = jnp.zeros(65600, dtype)
+    assert sj.median(many, mode="hard") == 0 and sj.median_st(many) == 0
+    x = jnp.asarray(cases.sample(1201, 89, np.float32)).astype(dtype)
+    for rule in ("linear", "lower", "higher", "nearest"):
+        want = jnp.quantile(x.astype(jnp.float32), 0.37, method=rule).astype(dtype)
+        np.testing.assert_array_equal(sj.quantile(x, 0.37, quantile_method=rule, mode="hard"), want)
+
+
+@pytest.mark.parametrize("n", [7, 2**24 + 1, 2**24 + 2, 3 * 2**24 + 12345, 2**31 - 1])
+def test_ranks_of_quantiles(n):
+    """q (n - 1) as a whole number and a fraction, exact where float32 holds no rank; its slope is n - 1."""
+    q = jnp.asarray([0.0, 2.0**-30, 1 / 3, 0.5, 0.75, 0.999, 1 - 2.0**-24, 1.0])
+    whole, fraction = jax.jit(lambda q: _quantile._wanted(q, n))(q)
+    exact = [Fraction(float(v)) * (n - 1) for v in q]
+    allowed = float(jnp.finfo(jnp.float32).eps) * 8 * max(1, n / 2**24)
+    for w, f, r in zip(whole.tolist(), fraction.tolist(), exact, strict=True):
+        assert 0 <= f <= 1 and abs(float(Fraction(w) + Fraction(f) - r)) <= allowed, (w, f, float(r))
+    slope = jax.grad(lambda q: _quantile._wanted(q, n)[1])(jnp.asarray(0.3))
+    np.testing.assert_allclose(slope, n - 1, rtol=1e-6)

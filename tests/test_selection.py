@@ -129,6 +129,86 @@ def test_integers_are_jaxs():
     same(sj.dynamic_slice(a, (0, 3, 1), (2, 2, 1)), jax.lax.dynamic_slice(a, (0, 3, 1), (2, 2, 1)))
 
 
+HARD = {
+    "take": lambda f, a: (f(a, jnp.asarray([2, 0]), 1), f(a, -1, 1), f(a, jnp.asarray([5]))),
+    "take_along_axis": lambda f, a: (f(a, jnp.asarray([[[3]], [[0]]]), 1), f(a, jnp.asarray([7]), None)),
+    "choose": lambda f, a: (f(jnp.asarray([[1], [0], [1]]), a[:, :3, :2]), f(1, [a[0], a[1]])),
+    "where": lambda f, a: (f(a == a[0, 0, 0], a, a[::-1]), f(True, a, a), f(jnp.asarray([0, 2, 1]), a, a[::-1])),
+    "dynamic_index_in_dim": lambda f, a: (f(a, 2, 1), f(a, jnp.uint8(1), 0, False)),
+    "dynamic_slice_in_dim": lambda f, a: (f(a, 3, 2, 1), f(a, jnp.int16(-1), 1, 2)),
+    "dynamic_slice": lambda f, a: (f(a, (0, 3, 1), (2, 2, 1)), f(a, jnp.asarray([0, 1, 0]), (1, 2, 3))),
+}
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "complex64", "bfloat16"])
+@pytest.mark.parametrize("name", HARD)
+def test_hard_selection_changes_nothing(name, dtype):
+    """With integers, or a bool condition, the arguments reach JAX's own function as they are, dtypes included."""
+    big = 16777217 + jnp.arange(24).reshape(2, 4, 3)  # no number of float32
+    a = big if dtype == "int32" else (big % 5).astype(dtype)
+    theirs = getattr(jnp, name, None) or getattr(jax.lax, name)
+    for have, want in zip(HARD[name](getattr(sj, name), a), HARD[name](theirs, a), strict=True):
+        assert have.dtype == want.dtype
+        np.testing.assert_array_equal(have, want)
+
+
+# Columns: positions. A weight of 0 leaves out what stands there; more of it counts, both infinities give NaN.
+WEIGHTS = [
+    [1, 0, 0, 0],
+    [0, 1, 0, 0],
+    [0, 0, 1, 0],
+    [0, 0, 0, 1],
+    [0.5, 0.5, 0, 0],
+    [0, 0.25, 0.75, 0],
+    [0.5, 0, 0, 0.5],
+]
+VALUES = np.float32([3, np.inf, -np.inf, np.nan])
+EXPECTED = np.float32([3, np.inf, -np.inf, np.nan, np.inf, np.nan, np.nan])
+BY_WEIGHT = {
+    "where": lambda w, v: sj.where(w[0] + w[2], jnp.where(w[0] > 0, v[0], v[2]), jnp.where(w[1] > 0, v[1], v[3])),
+    "take": lambda w, v: sj.take(v, w),
+    "take_along_axis": lambda w, v: sj.take_along_axis(v, w[None])[0],
+    "choose": lambda w, v: sj.choose(w, [v[0], v[1], v[2], v[3]]),
+    "dynamic_index_in_dim": lambda w, v: sj.dynamic_index_in_dim(v, w, 0, False),
+    "dynamic_slice_in_dim": lambda w, v: sj.dynamic_slice_in_dim(v, w, 1)[0],
+    "dynamic_slice": lambda w, v: sj.dynamic_slice(v, [w], [1])[0],
+}
+
+
+@pytest.mark.parametrize("name", BY_WEIGHT)
+def test_a_weight_of_zero_leaves_out(name):
+    """Infinities and NaN where the weight is 0: in values, and in gradients wherever the value is finite."""
+    weights, values = jnp.asarray(WEIGHTS), jnp.asarray(VALUES)
+    if name == "where":
+        weights = weights[jnp.asarray([0, 1, 2, 3, 4])]  # of two values at a time
+
+    def loss(weights, values):
+        out = jax.vmap(BY_WEIGHT[name], (0, None))(weights, values)
+        return jnp.sum(jnp.where(jnp.isfinite(out), out, 0.0)), out
+
+    (_, out), (dweights, dvalues) = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(weights, values)
+    np.testing.assert_array_equal(out, EXPECTED[: len(out)])
+    np.testing.assert_array_equal(dvalues, np.float32([1, 0, 0, 0]))
+    assert np.isfinite(dweights).all() and (dweights[1:] == 0).all()
+    if name != "where":
+        np.testing.assert_array_equal(dweights[0], np.float32([3, 0, 0, 0]))
+    np.testing.assert_array_equal(BY_WEIGHT[name](weights[0], values), 3.0)
+
+
+def test_masking_by_infinities():
+    """Scores masked as ever: the condition's gradient is that of the finite parts, x and not x minus infinity."""
+    x = jnp.asarray([1.0, -2.0, 3.0])
+
+    def loss(x):
+        return jnp.sum(jax.nn.softmax(sj.where(sj.greater_st(x, 0.0), x, -jnp.inf)) ** 2)
+
+    gradient = jax.grad(loss)(x)
+    assert np.isfinite(gradient).all() and gradient[0] != 0
+    np.testing.assert_array_equal(sj.where(sj.greater(x, 0.0, mode="hard"), x, -jnp.inf), [1.0, -jnp.inf, 3.0])
+    degree = jax.grad(lambda c: sj.where(c, 2.0, 5.0))(jnp.asarray(0.0))
+    np.testing.assert_array_equal(degree, -3.0)
+
+
 def test_one_hots_are_hard():
     """A certain SoftIndex selects exactly what the integer does."""
     a = jnp.asarray(A, jnp.float32)

@@ -1,0 +1,78 @@
+"""Weighted sums in which a weight of 0 leaves out what is not finite, as a selection does: 0 times infinity is nothing.
+
+Their derivative with respect to a weight takes infinities and NaN for 0, so that it is finite wherever they are.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_batching import custom_vmap
+
+
+def finite_part(values: Array) -> Array:
+    """The values, 0 where they are not finite."""
+    return jnp.where(jnp.isfinite(values), values, jnp.zeros_like(values))
+
+
+@jax.custom_jvp
+def weighted_sum(c: Array, a: Array, d: Array, b: Array) -> Array:
+    """c a + d b, elementwise."""
+    a = jnp.where((c == 0) & ~jnp.isfinite(a), jnp.zeros_like(a), a)
+    b = jnp.where((d == 0) & ~jnp.isfinite(b), jnp.zeros_like(b), b)
+    return c * a + d * b
+
+
+@weighted_sum.defjvp
+def _weighted_sum_jvp(primals, tangents):
+    (c, a, d, b), (dc, da, dd, db) = primals, tangents
+    return weighted_sum(c, a, d, b), dc * finite_part(a) + dd * finite_part(b) + c * da + d * db
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def product(subscripts: str, weights: Array, values: Array) -> Array:
+    """The sum of products of `jnp.einsum`, in which a weight of 0 leaves out what is not finite."""
+    return _product_of(subscripts, weights, values)
+
+
+def _einsum(subscripts: str, weights: Array, values: Array) -> Array:
+    return jnp.einsum(subscripts, weights, values, precision=lax.Precision.HIGHEST)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _product_of(subscripts: str, weights: Array, values: Array) -> Array:
+    # Whatever is not finite among the values shows in the plain product, even at a weight of 0: NaN.
+    plain = _einsum(subscripts, weights, values)
+    careful = partial(_careful_product, subscripts)
+    return lax.cond(_anywhere(~jnp.isfinite(plain)), careful, lambda plain, *_: plain, plain, weights, values)
+
+
+@_product_of.defjvp
+def _product_jvp(subscripts, primals, tangents):
+    (weights, values), (dweights, dvalues) = primals, tangents
+    moved = _einsum(subscripts, dweights, finite_part(values)) + _einsum(subscripts, weights, dvalues)
+    return _product_of(subscripts, weights, values), moved
+
+
+def _careful_product(subscripts: str, plain: Array, weights: Array, values: Array) -> Array:
+    """The finite part, and infinities and NaN by the signs of their weights."""
+    sign, finite = jnp.sign(weights), jnp.isfinite(values)
+    infinities = jnp.where(jnp.isinf(values), jnp.sign(values), jnp.zeros_like(values))
+    count = _einsum(subscripts, jnp.abs(sign), (~finite).astype(values.dtype))
+    total = _einsum(subscripts, sign, infinities)
+    alike = jnp.where(jnp.abs(total) == count, jnp.copysign(jnp.full_like(plain, jnp.inf), total), jnp.nan)
+    beside = jnp.where(count == 0, jnp.zeros_like(plain), alike)
+    return jnp.where(jnp.isfinite(plain), plain, _einsum(subscripts, weights, finite_part(values)) + beside)
+
+
+@custom_vmap
+def _anywhere(flags: Array) -> Array:
+    return jnp.any(flags)
+
+
+@_anywhere.def_vmap
+def _anywhere_in_the_batch(axis_size, in_batched, flags):
+    """One answer for a whole batch, so that a branch on it stays a branch."""
+    del axis_size, in_batched
+    return _anywhere(flags), False
