@@ -1,7 +1,7 @@
 """The modes: how smooth a step is, its integral, and the simplex projection that belongs to it.
 
-An operator looks its mode up here once and never compares mode names. `step` and `ramp` act on
-t = x / softness; `project` maps logits to a distribution along an axis, by the entropy (smooth)
+An operator looks its mode up here once and never compares mode names. `soften` evaluates a mode's `step` and `ramp`
+at t = x / softness where they are soft; `project` maps logits to a distribution along an axis, by the entropy (smooth)
 or by the p-norm regulariser with p = 2, 3/2, 4/3 (c0, c1, c2), for which the weights are
 max(z - theta, 0)**m with m = 1, 2, 3 (Blondel, Martins and Niculae, "Learning with Fenchel-Young
 losses", 2020; for m = 1 Wang and Carreira-Perpinan, arXiv:1309.1541).
@@ -23,10 +23,16 @@ _MAX_STEPS = 50
 HALF_WIDTH = 5.0
 """The steps of c0, c1 and c2 rise on [-5, 5] times the softness."""
 
+_FLAT = 1e4
+"""Beyond this many softnesses the smooth step is flat and its ramp straight, in float64 too."""
+
 
 @dataclass(frozen=True)
 class Mode:
-    """One smoothing mode. `degree` is the exponent m of the sparse weights, None for the entropic ones."""
+    """One smoothing mode. `degree` is the exponent m of the sparse weights, None for the entropic ones.
+
+    `step` and `ramp` are of t where `soften` calls them: inside of (-5, 5) for a sparse mode.
+    """
 
     name: str
     degree: int | None
@@ -91,21 +97,48 @@ def _simplex_threshold_jvp(m, axis, primals, tangents):
     return theta, jnp.sum(slope * dz, axis=axis, keepdims=True) / jnp.sum(slope, axis=axis, keepdims=True)
 
 
-def _unit(t: Array) -> Array:
-    return jnp.clip(t / (2 * HALF_WIDTH) + 0.5, 0, 1)
+Soft = Callable[[Array, Array], Array]
+"""A function of x and t = x / softness."""
 
 
-def _beyond(t: Array) -> Array:
-    return jnp.maximum(t - HALF_WIDTH, 0)
+def soften(mode: Mode, x: Array, tau: Array, soft: Soft, hard: Callable[[Array], Array]) -> Array:
+    """soft(x, x / tau), or hard(x) where they are the same: wherever the mode's step is flat.
+
+    What is selected there has the derivative of the flat side, in x and in tau, at any size of either: a clip would
+    split it at the point itself, and 0 times infinity beyond. Whether a point lies there is decided by a comparison
+    of x, which rounds alike however a program is fused.
+    """
+    # A kink is as wide as the rounding of t, so that t stays inside of it.
+    flat = _FLAT if mode.degree is None else HALF_WIDTH * (1 - 4 * float(jnp.finfo(x.dtype).eps))
+    far = jnp.abs(x) >= flat * tau
+    near = jnp.where(far, jnp.zeros_like(x), x)
+    return jnp.where(far, hard(x), soft(near, _quotient(near, tau)))
+
+
+def _quotient(x: Array, tau: Array) -> Array:
+    """x / tau to the bit, whose derivative in tau has no tau**-2: that overflows where the softness is tiny."""
+    size = lax.stop_gradient(tau)
+    return x / size * (1 / (1 + (tau - size) / size))
+
+
+def step(mode: Mode, x: Array, tau: Array) -> Array:
+    """The mode's step at x / tau."""
+    return soften(mode, x, tau, lambda _, t: mode.step(t), lambda x: (x > 0).astype(x.dtype))
+
+
+def ramp(mode: Mode, x: Array, tau: Array) -> Array:
+    """The integral of `step` over x."""
+    return soften(mode, x, tau, lambda _, t: tau * mode.ramp(t), lambda x: jnp.maximum(x, 0))
 
 
 def _polynomial(name: str, degree: int, step: Callable[[Array], Array], integral: Callable[[Array], Array]) -> Mode:
     """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1]; `integral` is its integral from 0."""
+    width = 2 * HALF_WIDTH
     return Mode(
         name=name,
         degree=degree,
-        step=lambda t: step(_unit(t)),
-        ramp=lambda t: 2 * HALF_WIDTH * integral(_unit(t)) + _beyond(t),
+        step=lambda t: step(t / width + 0.5),
+        ramp=lambda t: width * integral(t / width + 0.5),
     )
 
 

@@ -105,19 +105,27 @@ def greater_equal(x, y, softness, mode):
 
 
 def equal(x, y, softness, mode, normalize=False):
-    """S(-|x - y| / softness), a half at equality, or one when normalised."""
+    """S(-|x - y| / softness), a half at equality; normalised, one there: 1 / cosh in the smooth mode."""
     if mode == "hard":
         return (x == y) * 1.0
-    return step(-np.abs(x - y) / softness, mode) * (2 if normalize else 1)
+    t = (x - y) / softness
+    if not normalize:
+        return step(-np.abs(t), mode)
+    if mode == "smooth":
+        return 2 * np.exp(-np.abs(t)) / (1 + np.exp(-2 * np.abs(t)))
+    return 2 * step(t, mode) * step(-t, mode) / (step(t, mode) ** 2 + step(-t, mode) ** 2)
 
 
 def isclose(a, b, softness, mode, rtol=1e-5, atol=1e-8, normalize=False):
-    """S((tolerance - |a - b|) / softness), divided by its value at a == b when normalised."""
+    """S((tolerance - |a - b|) / softness); normalised, `equal`'s form with the tolerance, one at a == b."""
     if mode == "hard":
         return np.isclose(a, b, rtol, atol) * 1.0
     tolerance = atol + rtol * np.abs(b)
-    peak = step(tolerance / softness, mode) if normalize else 1.0
-    return step((tolerance - np.abs(a - b)) / softness, mode) / peak
+    if not normalize:
+        return step((tolerance - np.abs(a - b)) / softness, mode)
+    peak = step(tolerance / softness, mode)
+    both = step((tolerance - (a - b)) / softness, mode) * step((tolerance + (a - b)) / softness, mode)
+    return 1 / (1 + peak * (1 / np.maximum(both, 1e-300) - 1 / peak**2))
 
 
 # --- logic ---------------------------------------------------------------------------------------------
