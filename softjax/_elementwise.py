@@ -17,6 +17,7 @@ from ._modes import MODES, Mode, ramp, soften, step
 from ._rounding import staircase
 from ._types import ModeName, SoftBool, Softness
 
+
 def enter(mode: ModeName, softness: Softness, **arrays: ArrayLike) -> tuple[Mode | None, tuple[Array, ...], Array]:
     """Resolve the mode; bring the arrays to one dtype and shape, and `softness` to the dtype to compute in."""
     resolved = _check.choice("mode", mode, MODES)

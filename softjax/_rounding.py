@@ -16,7 +16,6 @@ With u = x - round(x) in [-1/2, 1/2] the staircase is round(x) + r(u) and, since
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
