@@ -97,11 +97,11 @@ def _simplex_threshold_jvp(m, axis, primals, tangents):
     return theta, jnp.sum(slope * dz, axis=axis, keepdims=True) / jnp.sum(slope, axis=axis, keepdims=True)
 
 
-Soft = Callable[[Array, Array], Array]
-"""A function of x and t = x / softness."""
+Scalar = Callable[[Array], Array]
+"""A function of each element."""
 
 
-def soften(mode: Mode, x: Array, tau: Array, soft: Soft, hard: Callable[[Array], Array]) -> Array:
+def soften(mode: Mode, x: Array, tau: Array, soft: Callable[[Array, Array], Array], hard: Scalar) -> Array:
     """soft(x, x / tau), or hard(x) where they are the same: wherever the mode's step is flat.
 
     What is selected there has the derivative of the flat side, in x and in tau, at any size of either: a clip would
@@ -131,21 +131,32 @@ def ramp(mode: Mode, x: Array, tau: Array) -> Array:
     return soften(mode, x, tau, lambda _, t: tau * mode.ramp(t), lambda x: jnp.maximum(x, 0))
 
 
-def _polynomial(name: str, degree: int, step: Callable[[Array], Array], integral: Callable[[Array], Array]) -> Mode:
-    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1]; `integral` is its integral from 0."""
+def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: Scalar) -> Mode:
+    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1], with its derivative and its integral from 0.
+
+    Each is the derivative of the next, and said to be: the chain of its powers would overflow at a large softness.
+    """
     width = 2 * HALF_WIDTH
-    return Mode(
-        name=name,
-        degree=degree,
-        step=lambda t: step(t / width + 0.5),
-        ramp=lambda t: width * integral(t / width + 0.5),
-    )
+    rise = _with_derivative(lambda t: step(t / width + 0.5), lambda t: slope(t / width + 0.5) / width)
+    return Mode(name, degree, rise, _with_derivative(lambda t: width * integral(t / width + 0.5), rise))
+
+
+def _with_derivative(function: Scalar, derivative: Scalar) -> Scalar:
+    differentiated = jax.custom_jvp(function)
+    differentiated.defjvps(lambda dt, _, t: derivative(t) * dt)
+    return differentiated
 
 
 SMOOTH = Mode("smooth", None, jax.nn.sigmoid, jax.nn.softplus)
-C0 = _polynomial("c0", 1, lambda u: u, lambda u: u**2 / 2)
-C1 = _polynomial("c1", 2, lambda u: u**2 * (3 - 2 * u), lambda u: u**3 * (1 - u / 2))
-C2 = _polynomial("c2", 3, lambda u: u**3 * (10 + u * (6 * u - 15)), lambda u: u**4 * (2.5 + u * (u - 3)))
+C0 = _polynomial("c0", 1, jnp.ones_like, lambda u: u, lambda u: u**2 / 2)
+C1 = _polynomial("c1", 2, lambda u: 6 * u * (1 - u), lambda u: u**2 * (3 - 2 * u), lambda u: u**3 * (1 - u / 2))
+C2 = _polynomial(
+    "c2",
+    3,
+    lambda u: 30 * (u * (1 - u)) ** 2,
+    lambda u: u**3 * (10 + u * (6 * u - 15)),
+    lambda u: u**4 * (2.5 + u * (u - 3)),
+)
 
 MODES: dict[str, Mode | None] = {"hard": None, "smooth": SMOOTH, "c0": C0, "c1": C1, "c2": C2}
 """Every public mode; None stands for the hard operator."""
