@@ -121,8 +121,8 @@ def _bump(mode: Mode, x: Array, y: Array, tolerance: Array | None, tau: Array) -
     d = difference(x, y)
     theta = jnp.zeros_like(d) if tolerance is None else tolerance
     peak = step(mode, theta, tau)
-    both = step(mode, theta - d, tau) * step(mode, theta + d, tau)
-    bump = peak * both / (peak * peak - (1 - peak) * both)
+    part = step(mode, theta - d, tau) * step(mode, theta + d, tau) / (peak * peak)
+    bump = part / (part + (1 - part) / peak)
     return bump - lax.stop_gradient(jnp.maximum(bump - 1, 0))  # rounding may exceed 1
 
 

@@ -66,7 +66,12 @@ def relu(x, softness, mode, gated=False):
 
 
 def clip(x, low, high, softness, mode, gated=False):
-    """low + relu(x - low) - relu(x - high); a bound of None is no bound."""
+    """low + relu(x - low) - relu(x - high); None or an infinity is no bound; high where they cross, as in JAX."""
+    low, high = (None if b is None or np.isinf(b) else b for b in (low, high))
+    if low is not None and high is not None:
+        low = min(low, high)
+    if low is None and high is None:
+        return x
     if low is None:
         return x if high is None else x - relu(x - high, softness, mode, gated)
     above = low + relu(x - low, softness, mode, gated)
@@ -88,7 +93,8 @@ def soft_round(x, softness, mode, decimals=0):
     if mode == "hard":
         return np.round(x, decimals)
     y = np.asarray(x, np.float64) * 10.0**decimals
-    reach = math.ceil(np.abs(y).max() + 45 * softness + 2)
+    softness = np.asarray(softness, np.float64)[..., None]
+    reach = math.ceil(np.abs(y).max() + 45 * softness.max() + 2)
     k = np.arange(-reach, reach + 1)
     t = (y[..., None] - k - 0.5) / softness
     return np.where(k >= 0, step(t, mode), -step(-t, mode)).sum(-1) / 10.0**decimals

@@ -208,7 +208,7 @@ def test_inputs_that_are_not_real_arrays(name, mode):
     """Complex numbers, strings, None."""
     first = next(iter(__import__("inspect").signature(getattr(sj, name)).parameters))
     arguments = cases.ARRAY[name].positional if name in cases.ARRAY else (X,) * (cases.ELEMENTWISE[name].arity - 1)
-    for value in (X.astype(jnp.complex64), "text", None, object()):
+    for value in (X.astype(jnp.complex64), KEY, "text", ["text"], None, object()):
         with pytest.raises(TypeError) as error:
             getattr(sj, name)(value, *arguments, mode=mode)
         assert f"`{first}`" in str(error.value) and "real" in str(error.value)
@@ -242,6 +242,7 @@ def test_logic():
 def test_round(mode):
     """decimals and neighbor_radius are integers, the latter not negative."""
     raises_alike(lambda x: sj.round(x, 0.5, mode=mode), "`decimals`", "0.5", "integer", kinds=TypeError)
+    raises_alike(lambda x: sj.round(x, -39, mode=mode), "`decimals`", "-39", "at least -37 for float32")
     raises_alike(
         lambda x: sj.round(x, mode=mode, neighbor_radius=0.5), "`neighbor_radius`", "0.5", "integer", kinds=TypeError
     )

@@ -164,3 +164,21 @@ def test_transport_stops_at_rounding(mode, n, k):
     x = jnp.asarray(cases.sample((4, n), 88, np.float32))
     info = sj.soft_permutation(x, softness=0.1, mode=mode, method="ot")[-k:].solver_info()
     assert (info.iterations <= 12).all() and (info.marginal_error < 1e-3).all()
+
+
+@pytest.mark.parametrize("flag", [jax.debug_nans, jax.debug_infs])
+@pytest.mark.parametrize("mode", ["smooth", "c1", "hard"])
+def test_debugging_flags(mode, flag):
+    """A result without NaN and infinity raises under neither flag, eagerly too: nothing is built of them."""
+    grid = jnp.asarray([-0.7, 0.0, 0.3, 0.5, 1.0, 2.5])
+    # As debug_nans asks, an infinite input is no NaN.
+    grid = jnp.append(grid, jnp.inf) if flag is jax.debug_nans else grid
+    with flag(True):
+        for name, operator in cases.ELEMENTWISE.items():
+            args = (grid, grid[::-1])[: operator.arity]
+            operator.call(name, args, 0.1, mode)
+            operator.call(name, args, jnp.full(grid.shape, 0.1), mode)
+        jax.grad(lambda s: sj.relu(grid[:6], softness=s, mode=mode).sum())(0.1)
+        jax.vmap(lambda s: sj.abs(0.3, softness=s, mode=mode))(grid[2:6])
+        if flag is jax.debug_nans:
+            sj.rank(grid[:4], softness=0.1, mode=mode)
