@@ -84,8 +84,7 @@ def _positive_or_nan(tau: jax.Array) -> jax.Array:
     limits = jnp.finfo(tau.dtype)
     # Arithmetic takes a subnormal number for 0; its bits, read as an integer, are above 0.
     above_zero = lax.bitcast_convert_type(tau, f"int{limits.bits}") > 0
-    inside = jnp.where(tau < limits.tiny, jnp.full_like(tau, limits.tiny), tau)
-    inside = jnp.where(tau > limits.max, jnp.full_like(tau, limits.max), inside)
+    inside = lax.clamp(jnp.asarray(limits.tiny, tau.dtype), tau, jnp.asarray(limits.max, tau.dtype))
     return jnp.where(above_zero, inside, jnp.full_like(tau, jnp.nan))
 
 
@@ -150,6 +149,14 @@ def together(**arrays: jax.Array) -> tuple[jax.Array, ...]:
         result: Any = jax.make_jaxpr(lambda *xs: reduce(lax.add, xs))(*xs).out_avals[0]
         xs = [x if _lies(x, result.sharding) else jax.sharding.reshard(x, result.sharding) for x in xs]
     return tuple(xs)
+
+
+def placed_like(x: jax.Array, other: jax.Array) -> jax.Array:
+    """x where `other` is, of its shape, on a mesh with explicit axes."""
+    sharding = jax.typeof(other).sharding
+    if not getattr(sharding.mesh, "explicit_axes", ()) or _lies(x, sharding):
+        return x
+    return jax.sharding.reshard(x, sharding)
 
 
 def _lies(x: jax.Array, sharding: Any) -> bool:

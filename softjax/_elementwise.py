@@ -24,7 +24,7 @@ def enter(mode: ModeName, softness: Softness, **arrays: ArrayLike) -> tuple[Mode
     xs = _check.together(**{name: _check.real(name, x) for name, x in arrays.items()})
     dtype = _check.compute_dtype(xs[0].dtype)
     tau = _check.softness(softness, xs[0].shape, dtype, against="the input's shape", hard=resolved is None)
-    return resolved, xs, tau
+    return resolved, xs, tau if tau.ndim == 0 else _check.placed_like(tau, xs[0])
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)

@@ -137,7 +137,8 @@ def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: S
     Each is the derivative of the next, and said to be: the chain of its powers would overflow at a large softness.
     """
     width = 2 * HALF_WIDTH
-    rise = _with_derivative(lambda t: step(t / width + 0.5), lambda t: slope(t / width + 0.5) / width)
+    bounded = lambda t: jnp.minimum(step(t / width + 0.5), 1)  # which rounding exceeds
+    rise = _with_derivative(bounded, lambda t: slope(t / width + 0.5) / width)
     return Mode(name, degree, rise, _with_derivative(lambda t: width * integral(t / width + 0.5), rise))
 
 

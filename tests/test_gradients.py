@@ -241,7 +241,9 @@ def test_normalised_equality_has_no_kink(mode):
                 t, jnp.zeros(()), softness=1.0, mode=mode, normalize=True, **o
             )
             value = jax.vmap(form)(t)
-            assert value[0] > 1 - 1e-15 and (value >= 0).all() and (value <= 1).all() and (jnp.diff(value) <= 1e-15).all()
+            assert (
+                value[0] > 1 - 1e-15 and (value >= 0).all() and (value <= 1).all() and (jnp.diff(value) <= 1e-15).all()
+            )
             np.testing.assert_allclose(jax.vmap(form)(-t), value, rtol=1e-12, atol=1e-15)
             np.testing.assert_allclose(jax.vmap(jax.grad(form))(near), 0, rtol=0, atol=1e-3)
         value = sj.equal(t, jnp.zeros_like(t), softness=1.0, mode=mode, normalize=True)
