@@ -51,9 +51,9 @@ class Layout:
         kept = tuple(i for i in range(len(self.shape)) if i not in self.axes)
         return x.transpose(kept + self.axes).reshape(math.prod(self.batch_shape), self.n)
 
-    def softness(self, value: Softness, dtype) -> Float[Array, " batch"]:
+    def softness(self, value: Softness, dtype, hard: bool = False) -> Float[Array, " batch"]:
         """`softness` checked and laid out, one value per row."""
-        tau = _check.softness(value, self.batch_shape, dtype, against="the input's shape without `axis`")
+        tau = _check.softness(value, self.batch_shape, dtype, against="the input's shape without `axis`", hard=hard)
         return jnp.broadcast_to(tau, self.batch_shape).reshape(math.prod(self.batch_shape))
 
     def reduced(self, y: Float[Array, " batch"], keepdims: bool) -> Array:

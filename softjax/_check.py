@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -63,19 +63,44 @@ def compute_dtype(dtype: Any) -> Any:
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
-def softness(value: ArrayLike, shape: tuple[int, ...], dtype: Any, *, against: str) -> jax.Array:
-    """`softness` in `dtype`, broadcast to `shape` unless it is a scalar; NaN where it is traced and not positive."""
+def softness(value: Any, shape: tuple[int, ...], dtype: Any, *, against: str, hard: bool = False) -> jax.Array:
+    """`softness` in `dtype`, broadcast to `shape` unless it is a scalar; NaN where it is traced and not positive.
+
+    A positive one out of the dtype's range is moved into it. The hard mode has none, and also takes 0 or None: 1.
+    """
+    value = 1.0 if hard and value is None else value
+    positive("softness", value, or_zero=hard)
+    largest, tiny = float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).tiny)
+    if is_concrete(value):  # no NaN is built for what is known to be legal: jax_debug_nans would stop there
+        numbers = np.asarray(value).astype(np.float64)
+        inside = np.clip(numbers, tiny, largest)
+        tau = jnp.asarray(value if np.array_equal(inside, numbers) else inside).astype(dtype)
+    else:
+        tau = _positive_or_nan(jnp.asarray(value).astype(dtype))
+    return broadcast("softness", jnp.ones_like(tau) if hard else tau, shape, against=against)
+
+
+@partial(jax.jit, inline=True)
+def _positive_or_nan(tau: jax.Array) -> jax.Array:
+    limits = jnp.finfo(tau.dtype)
+    # Arithmetic takes a subnormal number for 0; its bits, read as an integer, are above 0.
+    above_zero = lax.bitcast_convert_type(tau, f"int{limits.bits}") > 0
+    inside = lax.clamp(jnp.asarray(limits.tiny, tau.dtype), tau, jnp.asarray(limits.max, tau.dtype))
+    return jnp.where(above_zero, inside, jnp.full_like(tau, jnp.nan))
+
+
+def positive(name: str, value: Any, *, or_zero: bool = False) -> None:
+    """Raise for what is no real number or array of them, or is known and not positive."""
+    legal = "a positive number or an array of them"
     if value is None or isinstance(value, (str, bytes, bool, complex)):
-        raise TypeError(f"`softness` (={value!r}) must be a positive number or an array of them.")
+        raise TypeError(f"`{name}` (={value!r}) must be {legal}.")
+    dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(f"`{name}` (of dtype {dtype}) must be {legal}.")
     if is_concrete(value):
         numbers = np.asarray(value)
-        if not (np.issubdtype(numbers.dtype, np.number) or jnp.issubdtype(numbers.dtype, jnp.floating)):
-            raise TypeError(f"`softness` (of dtype {numbers.dtype}) must be a positive number or an array of them.")
-        if not np.all(numbers > 0):
-            wrong("softness", value, "positive")
-    tau = jnp.asarray(value).astype(dtype)
-    tau = jnp.where(tau > 0, tau, jnp.full_like(tau, jnp.nan))
-    return broadcast("softness", tau, shape, against=against)
+        if not np.all((numbers >= 0) if or_zero else (numbers > 0)):
+            wrong(name, value, "positive" + (" or 0" if or_zero else ""))
 
 
 def broadcast(name: str, x: jax.Array, shape: tuple[int, ...], *, against: str) -> jax.Array:
@@ -125,6 +150,14 @@ def together(**arrays: jax.Array) -> tuple[jax.Array, ...]:
         result: Any = jax.make_jaxpr(lambda *xs: reduce(lax.add, xs))(*xs).out_avals[0]
         xs = [x if _lies(x, result.sharding) else jax.sharding.reshard(x, result.sharding) for x in xs]
     return tuple(xs)
+
+
+def placed_like(x: jax.Array, other: jax.Array) -> jax.Array:
+    """x where `other` is, of its shape, on a mesh with explicit axes."""
+    sharding = jax.typeof(other).sharding
+    if not getattr(sharding.mesh, "explicit_axes", ()) or _lies(x, sharding):
+        return x
+    return jax.sharding.reshard(x, sharding)
 
 
 def _lies(x: jax.Array, sharding: Any) -> bool:

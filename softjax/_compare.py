@@ -10,21 +10,15 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._elementwise import enter, step
+from ._elementwise import call, difference, enter
+from ._modes import Mode, step
 from ._types import ModeName, SoftBool, Softness
-
-
-def _difference(x: Array, y: Array) -> Array:
-    """x - y, zero between equal infinities."""
-    same = (x == y) & jnp.isinf(x)
-    zero = jnp.zeros_like(x)
-    return jnp.where(same, zero, x) - jnp.where(same, zero, y)
 
 
 def _distance(x: Array, y: Array) -> Array:
     """|x - y| with derivative 0 at equality, where jnp.abs has 1."""
-    difference = _difference(x, y)
-    return difference * lax.stop_gradient(jnp.sign(difference))
+    d = difference(x, y)
+    return d * lax.stop_gradient(jnp.sign(d))
 
 
 def _ordered(x: ArrayLike, y: ArrayLike, softness: Softness, mode: ModeName, hard: Callable) -> SoftBool:
@@ -32,9 +26,12 @@ def _ordered(x: ArrayLike, y: ArrayLike, softness: Softness, mode: ModeName, har
     soft, (x, y), tau = enter(mode, softness, x=x, y=y)
     if soft is None:
         return hard(x, y).astype(x.dtype)
-    wide = x.astype(tau.dtype), y.astype(tau.dtype)
-    larger, smaller = wide if hard in (jnp.greater, jnp.greater_equal) else wide[::-1]
-    return step(soft, _difference(larger, smaller), tau).astype(x.dtype)
+    larger, smaller = (x, y) if hard in (jnp.greater, jnp.greater_equal) else (y, x)
+    return call(_above, soft, larger, smaller, tau)
+
+
+def _above(mode: Mode, x: Array, y: Array, tau: Array) -> Array:
+    return step(mode, difference(x, y), tau)
 
 
 def greater(x: ArrayLike, y: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> SoftBool:
@@ -96,13 +93,13 @@ def less_equal(x: ArrayLike, y: ArrayLike, /, *, softness: Softness = 0.1, mode:
 def equal(
     x: ArrayLike, y: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth", normalize: bool = False
 ) -> SoftBool:
-    """Soft `jnp.equal`: S(-|x - y| / softness), 1/2 at equality.
+    """Soft `jnp.equal`: S(-|x - y| / softness), 1/2 at equality, where it has a kink in every mode.
 
     **Arguments:**
         x, y: arrays, broadcastable against each other.
         softness: positive; broadcastable to the result. In units of x.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        normalize: divide by the value at equality, so that the result reaches 1.
+        normalize: a form that reaches 1 at equality and has no kink there; docs/softness.md.
     **Returns:** the degree to which x == y, in the broadcast shape.
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
@@ -111,9 +108,22 @@ def equal(
     normalize = _check.flag("normalize", normalize)
     if soft is None:
         return jnp.equal(x, y).astype(x.dtype)
-    distance = _distance(x.astype(tau.dtype), y.astype(tau.dtype))
-    result = step(soft, -distance, tau)
-    return (2 * result if normalize else result).astype(x.dtype)
+    return call(_bump if normalize else _within, soft, x, y, None, tau)
+
+
+def _within(mode: Mode, x: Array, y: Array, tolerance: Array | None, tau: Array) -> Array:
+    """S((tolerance - |x - y|) / tau): its kink at x == y is the definition's."""
+    return step(mode, (0 if tolerance is None else tolerance) - _distance(x, y), tau)
+
+
+def _bump(mode: Mode, x: Array, y: Array, tolerance: Array | None, tau: Array) -> Array:
+    """The normalised form, as smooth at x == y as the mode: docs/softness.md."""
+    d = difference(x, y)
+    theta = jnp.zeros_like(d) if tolerance is None else tolerance
+    peak = step(mode, theta, tau)
+    part = step(mode, theta - d, tau) * step(mode, theta + d, tau) / (peak * peak)
+    bump = part / (part + (1 - part) / peak)
+    return bump - lax.stop_gradient(jnp.maximum(bump - 1, 0))  # rounding may exceed 1
 
 
 def not_equal(
@@ -146,13 +156,15 @@ def isclose(
 ) -> SoftBool:
     """Soft `jnp.isclose`: S((atol + rtol |b| - |a - b|) / softness), 1/2 at the edge of the tolerance.
 
+    It has a kink at a == b, as `equal`.
+
     **Arguments:**
         a, b: arrays, broadcastable against each other.
         rtol, atol: relative and absolute tolerance, as in `jnp.isclose`.
         equal_nan: whether two NaN are close.
         softness: positive; broadcastable to the result. In units of a.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        normalize: divide by the value at a == b, so that the result reaches 1.
+        normalize: a form that reaches 1 at a == b and has no kink there; docs/softness.md.
     **Returns:** the degree to which a is close to b, in the broadcast shape.
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
@@ -161,15 +173,12 @@ def isclose(
     equal_nan, normalize = _check.flag("equal_nan", equal_nan), _check.flag("normalize", normalize)
     if soft is None:
         return jnp.isclose(a, b, rtol, atol, equal_nan).astype(a.dtype)
-    x, y = a.astype(tau.dtype), b.astype(tau.dtype)
     tolerances = [_check.real(name, t).astype(tau.dtype) for name, t in (("rtol", rtol), ("atol", atol))]
-    rtol, atol = (_check.broadcast("tolerance", t, x.shape, against="the input's shape") for t in tolerances)
-    tolerance = atol + rtol * jnp.where(jnp.isinf(y), jnp.zeros_like(y), jnp.abs(y))
-    result = step(soft, tolerance - _distance(x, y), tau)
-    if normalize:
-        result = result / step(soft, tolerance, tau)
+    rtol, atol = (_check.broadcast("tolerance", t, a.shape, against="the input's shape") for t in tolerances)
+    wide = b.astype(tau.dtype)
+    tolerance = atol + rtol * jnp.where(jnp.isinf(wide), jnp.zeros_like(wide), jnp.abs(wide))
+    result = call(_bump if normalize else _within, soft, a, b, tolerance, tau)
     if equal_nan:
-        both = jnp.isnan(x) & jnp.isnan(y)
-        peak = step(soft, jnp.zeros_like(x), tau)
-        result = jnp.where(both, jnp.ones_like(peak) if normalize else peak, result)
-    return result.astype(a.dtype)
+        both = jnp.isnan(a) & jnp.isnan(b)
+        result = jnp.where(both, jnp.full_like(result, 1.0 if normalize else 0.5), result)
+    return result

@@ -3,22 +3,19 @@
 What `softness` and `mode` mean is written once, in docs/softness.md.
 """
 
+import math
+from collections.abc import Callable
+from functools import cache, partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
 from . import _check
-from ._modes import MODES, Mode
-from ._rounding import soft_fraction
+from ._modes import MODES, Mode, ramp, soften, step
+from ._rounding import staircase
 from ._types import ModeName, SoftBool, Softness
-
-_FAR = 1e4
-"""Beyond this many softnesses a step is flat and a ramp straight in every mode, in float64 too."""
-
-
-_FLAT = 50.0
-"""Beyond this many softnesses a step differs from 0 or 1 by less than a float64 can tell."""
 
 
 def enter(mode: ModeName, softness: Softness, **arrays: ArrayLike) -> tuple[Mode | None, tuple[Array, ...], Array]:
@@ -26,19 +23,26 @@ def enter(mode: ModeName, softness: Softness, **arrays: ArrayLike) -> tuple[Mode
     resolved = _check.choice("mode", mode, MODES)
     xs = _check.together(**{name: _check.real(name, x) for name, x in arrays.items()})
     dtype = _check.compute_dtype(xs[0].dtype)
-    tau = _check.softness(softness, xs[0].shape, dtype, against="the input's shape")
-    return resolved, xs, tau
+    tau = _check.softness(softness, xs[0].shape, dtype, against="the input's shape", hard=resolved is None)
+    return resolved, xs, tau if tau.ndim == 0 else _check.placed_like(tau, xs[0])
 
 
-def step(mode: Mode, x: Array, tau: Array) -> Array:
-    """mode.step(x / tau), clamped first so that neither value nor derivative overflows."""
-    return mode.step(jnp.clip(x, -_FAR * tau, _FAR * tau) / tau)
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def call(form: Callable[..., Array], mode: Mode, *arrays: Array | None) -> Array:
+    """form(mode, *arrays) in the dtype of the last, the softness, returned in that of the first.
+
+    An eager call runs one program, in which numbers that it does not select may be NaN or infinite.
+    """
+    x, tau = arrays[0], arrays[-1]
+    assert x is not None and tau is not None
+    return form(mode, *(a if a is None else a.astype(tau.dtype) for a in arrays)).astype(x.dtype)
 
 
-def ramp(mode: Mode, x: Array, tau: Array) -> Array:
-    """The integral of `step` over x: tau * mode.ramp(x / tau)."""
-    near = jnp.clip(x, -_FAR * tau, _FAR * tau)
-    return tau * mode.ramp(near / tau) + jnp.maximum(x - _FAR * tau, 0)
+def difference(x: Array, y: Array) -> Array:
+    """x - y, zero between equal infinities."""
+    same = (x == y) & jnp.isinf(x)
+    zero = jnp.zeros_like(x)
+    return jnp.where(same, zero, x) - jnp.where(same, zero, y)
 
 
 def sigmoidal(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> SoftBool:
@@ -58,7 +62,7 @@ def sigmoidal(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smoot
     soft, (x,), tau = enter(mode, softness, x=x)
     if soft is None:
         return jnp.heaviside(x, jnp.full_like(x, 0.5))
-    return step(soft, x.astype(tau.dtype), tau).astype(x.dtype)
+    return call(step, soft, x, tau)
 
 
 def heaviside(
@@ -78,7 +82,7 @@ def heaviside(
     soft, (x, at_zero), tau = enter(mode, softness, x1=x1, x2=x2)
     if soft is None:
         return jnp.heaviside(x, at_zero)
-    return step(soft, x.astype(tau.dtype), tau).astype(x.dtype)
+    return call(step, soft, x, tau)
 
 
 def softrelu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth", gated: bool = False) -> Array:
@@ -97,11 +101,14 @@ def softrelu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth
     gated = _check.flag("gated", gated)
     if soft is None:
         return jax.nn.relu(x)
-    return _ramp(soft, x.astype(tau.dtype), tau, gated).astype(x.dtype)
+    return call(_RAMPS[gated], soft, x, tau)
 
 
-def _ramp(mode: Mode, x: Array, tau: Array, gated: bool) -> Array:
-    return jnp.maximum(x, -_FAR * tau) * step(mode, x, tau) if gated else ramp(mode, x, tau)
+def _gated(mode: Mode, x: Array, tau: Array) -> Array:
+    return soften(mode, x, tau, lambda x, t: x * mode.step(t), lambda x: jnp.maximum(x, 0))
+
+
+_RAMPS = {False: ramp, True: _gated}
 
 
 def relu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth", gated: bool = False) -> Array:
@@ -129,7 +136,7 @@ def clip(
     mode: ModeName = "smooth",
     gated: bool = False,
 ) -> Array:
-    """Soft `jnp.clip`: min + relu(x - min) - relu(x - max).
+    """Soft `jnp.clip`: min + relu(x - min) - relu(x - max), and max where min > max.
 
     **Arguments:**
         x: array of any shape.
@@ -148,15 +155,28 @@ def clip(
     named = dict(zip(bounds, given, strict=True))
     if soft is None:
         return jnp.clip(x, **named)
-    y = x.astype(tau.dtype)
-    bottom, top = (named[name].astype(tau.dtype) if name in named else None for name in ("min", "max"))
-    if bottom is not None and top is not None:
-        # Flat beyond, to the last float: two large ramps would only cancel.
-        y = jnp.clip(y, bottom - _FLAT * tau, top + _FLAT * tau)
-    result = y if bottom is None else bottom + _ramp(soft, y - bottom, tau, gated)
-    if top is not None:
-        result = result - _ramp(soft, y - top, tau, gated)
-    return result.astype(x.dtype)
+    return call(_CLIPS[gated], soft, x, named.get("min"), named.get("max"), tau)
+
+
+def _clip(soft_ramp: Callable[..., Array], mode: Mode, x: Array, low: Array | None, high: Array | None, tau: Array):
+    """The hard result plus what the ramps R add inside of its corners: R(t) is R(-t) + t, and R(-inf) is 0.
+
+    Large ramps would cancel, and infinite ones give NaN. Where a bound is met exactly both branches have one
+    derivative.
+    """
+    if low is not None and high is not None:
+        low = jnp.where(low > high, high, low)
+    hard, corners = x, jnp.zeros_like(x)
+    for bound, sign in ((low, 1), (high, -1)):
+        if bound is not None:
+            above = x > bound
+            distance = difference(x, bound)
+            corners = corners + sign * soft_ramp(mode, jnp.where(above, -distance, distance), tau)
+            hard = jnp.where(above, hard, bound) if sign == 1 else jnp.where(above, bound, hard)
+    return hard + corners
+
+
+_CLIPS = {gated: partial(_clip, soft_ramp) for gated, soft_ramp in _RAMPS.items()}
 
 
 def abs(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:
@@ -173,8 +193,11 @@ def abs(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") ->
     soft, (x,), tau = enter(mode, softness, x=x)
     if soft is None:
         return jnp.abs(x)
-    y = x.astype(tau.dtype)
-    return (y * _sign(soft, y, tau)).astype(x.dtype)
+    return call(_abs, soft, x, tau)
+
+
+def _abs(mode: Mode, x: Array, tau: Array) -> Array:
+    return soften(mode, x, tau, lambda x, t: x * _odd(mode, t), jnp.abs)
 
 
 def sign(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:
@@ -191,12 +214,16 @@ def sign(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") -
     soft, (x,), tau = enter(mode, softness, x=x)
     if soft is None:
         return jnp.sign(x)
-    return _sign(soft, x.astype(tau.dtype), tau).astype(x.dtype)
+    return call(_sign, soft, x, tau)
 
 
 def _sign(mode: Mode, x: Array, tau: Array) -> Array:
+    return soften(mode, x, tau, lambda _, t: _odd(mode, t), jnp.sign)
+
+
+def _odd(mode: Mode, t: Array) -> Array:
     # S(t) - S(-t) equals 2 S(t) - 1 and keeps the digits of a small t.
-    return step(mode, x, tau) - step(mode, -x, tau)
+    return mode.step(t) - mode.step(-t)
 
 
 def round(
@@ -211,7 +238,7 @@ def round(
 
     **Arguments:**
         a: array of any shape.
-        decimals: number of decimals to round to.
+        decimals: number of decimals to round to; beyond the dtype's own nothing is rounded.
         softness: positive; broadcastable to a. In units of the spacing, 10**-decimals.
         mode: "hard", "smooth", "c0", "c1" or "c2".
         neighbor_radius: sum only this many steps on either side of each element. None sums all of them.
@@ -220,13 +247,19 @@ def round(
     **Source:** docs/softness.md; the infinite sum in closed form is derived in `softjax._rounding`.
     """
     soft, (a,), tau = enter(mode, softness, a=a)
-    decimals = _check.integer("decimals", decimals, -300, 300)
+    dtype = _check.compute_dtype(a.dtype)
+    digits = int(-math.log10(jnp.finfo(dtype).tiny))
+    decimals = _check.integer("decimals", decimals, -digits, why=f" for {dtype}")
     if neighbor_radius is not None:
         neighbor_radius = _check.integer("neighbor_radius", neighbor_radius, 1)
     if soft is None:
         return jnp.round(a, decimals)
-    scale = 10.0**decimals
-    x = a.astype(tau.dtype) * scale
-    nearest = jax.lax.stop_gradient(jnp.round(x))
-    fraction = jnp.where(jnp.isfinite(x), x - nearest, jnp.zeros_like(x))
-    return ((nearest + soft_fraction(soft, fraction, tau, neighbor_radius)) / scale).astype(a.dtype)
+    if decimals > digits:  # beyond the precision of any number, as in `jnp.round`
+        return a
+    return call(_rounding(decimals, neighbor_radius), soft, a, tau)
+
+
+@cache
+def _rounding(decimals: int, radius: int | None) -> Callable[..., Array]:
+    """The form for these static arguments: one object, so that its program is compiled once."""
+    return partial(staircase, scale=10.0**decimals, radius=radius)

@@ -1,5 +1,7 @@
 """Soft top-k masks: how much of each element belongs to the k largest, the sum of P's last k rows."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -72,4 +74,6 @@ def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softening: Softeni
     size = _check.between("k", k, 0, layout.n)
     per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
     wanted = jnp.broadcast_to(per_row, layout.batch_shape).reshape(soft.tau.shape)
+    if not _check.is_concrete(k):  # a NaN makes its row NaN: a softness of NaN does, in every form
+        soft = replace(soft, tau=soft.tau + 0 * wanted)
     return layout.along(soft.mask(wanted)).astype(x.dtype)

@@ -1,7 +1,7 @@
 """The modes: how smooth a step is, its integral, and the simplex projection that belongs to it.
 
-An operator looks its mode up here once and never compares mode names. `step` and `ramp` act on
-t = x / softness; `project` maps logits to a distribution along an axis, by the entropy (smooth)
+An operator looks its mode up here once and never compares mode names. `soften` evaluates a mode's `step` and `ramp`
+at t = x / softness where they are soft; `project` maps logits to a distribution along an axis, by the entropy (smooth)
 or by the p-norm regulariser with p = 2, 3/2, 4/3 (c0, c1, c2), for which the weights are
 max(z - theta, 0)**m with m = 1, 2, 3 (Blondel, Martins and Niculae, "Learning with Fenchel-Young
 losses", 2020; for m = 1 Wang and Carreira-Perpinan, arXiv:1309.1541).
@@ -23,10 +23,16 @@ _MAX_STEPS = 50
 HALF_WIDTH = 5.0
 """The steps of c0, c1 and c2 rise on [-5, 5] times the softness."""
 
+_FLAT = 1e4
+"""Beyond this many softnesses the smooth step is flat and its ramp straight, in float64 too."""
+
 
 @dataclass(frozen=True)
 class Mode:
-    """One smoothing mode. `degree` is the exponent m of the sparse weights, None for the entropic ones."""
+    """One smoothing mode. `degree` is the exponent m of the sparse weights, None for the entropic ones.
+
+    `step` and `ramp` are of t where `soften` calls them: inside of (-5, 5) for a sparse mode.
+    """
 
     name: str
     degree: int | None
@@ -91,28 +97,67 @@ def _simplex_threshold_jvp(m, axis, primals, tangents):
     return theta, jnp.sum(slope * dz, axis=axis, keepdims=True) / jnp.sum(slope, axis=axis, keepdims=True)
 
 
-def _unit(t: Array) -> Array:
-    return jnp.clip(t / (2 * HALF_WIDTH) + 0.5, 0, 1)
+Scalar = Callable[[Array], Array]
+"""A function of each element."""
 
 
-def _beyond(t: Array) -> Array:
-    return jnp.maximum(t - HALF_WIDTH, 0)
+def soften(mode: Mode, x: Array, tau: Array, soft: Callable[[Array, Array], Array], hard: Scalar) -> Array:
+    """soft(x, x / tau), or hard(x) where they are the same: wherever the mode's step is flat.
+
+    What is selected there has the derivative of the flat side, in x and in tau, at any size of either: a clip would
+    split it at the point itself, and 0 times infinity beyond. Whether a point lies there is decided by a comparison
+    of x, which rounds alike however a program is fused.
+    """
+    # A kink is as wide as the rounding of t, so that t stays inside of it.
+    flat = _FLAT if mode.degree is None else HALF_WIDTH * (1 - 4 * float(jnp.finfo(x.dtype).eps))
+    far = jnp.abs(x) >= flat * tau
+    near = jnp.where(far, jnp.zeros_like(x), x)
+    return jnp.where(far, hard(x), soft(near, _quotient(near, tau)))
 
 
-def _polynomial(name: str, degree: int, step: Callable[[Array], Array], integral: Callable[[Array], Array]) -> Mode:
-    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1]; `integral` is its integral from 0."""
-    return Mode(
-        name=name,
-        degree=degree,
-        step=lambda t: step(_unit(t)),
-        ramp=lambda t: 2 * HALF_WIDTH * integral(_unit(t)) + _beyond(t),
-    )
+def _quotient(x: Array, tau: Array) -> Array:
+    """x / tau to the bit, whose derivative in tau has no tau**-2: that overflows where the softness is tiny."""
+    size = lax.stop_gradient(tau)
+    return x / size * (1 / (1 + (tau - size) / size))
+
+
+def step(mode: Mode, x: Array, tau: Array) -> Array:
+    """The mode's step at x / tau."""
+    return soften(mode, x, tau, lambda _, t: mode.step(t), lambda x: (x > 0).astype(x.dtype))
+
+
+def ramp(mode: Mode, x: Array, tau: Array) -> Array:
+    """The integral of `step` over x."""
+    return soften(mode, x, tau, lambda _, t: tau * mode.ramp(t), lambda x: jnp.maximum(x, 0))
+
+
+def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: Scalar) -> Mode:
+    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1], with its derivative and its integral from 0.
+
+    Each is the derivative of the next, and said to be: the chain of its powers would overflow at a large softness.
+    """
+    width = 2 * HALF_WIDTH
+    bounded = lambda t: jnp.minimum(step(t / width + 0.5), 1)  # which rounding exceeds
+    rise = _with_derivative(bounded, lambda t: slope(t / width + 0.5) / width)
+    return Mode(name, degree, rise, _with_derivative(lambda t: width * integral(t / width + 0.5), rise))
+
+
+def _with_derivative(function: Scalar, derivative: Scalar) -> Scalar:
+    differentiated = jax.custom_jvp(function)
+    differentiated.defjvps(lambda dt, _, t: derivative(t) * dt)
+    return differentiated
 
 
 SMOOTH = Mode("smooth", None, jax.nn.sigmoid, jax.nn.softplus)
-C0 = _polynomial("c0", 1, lambda u: u, lambda u: u**2 / 2)
-C1 = _polynomial("c1", 2, lambda u: u**2 * (3 - 2 * u), lambda u: u**3 * (1 - u / 2))
-C2 = _polynomial("c2", 3, lambda u: u**3 * (10 + u * (6 * u - 15)), lambda u: u**4 * (2.5 + u * (u - 3)))
+C0 = _polynomial("c0", 1, jnp.ones_like, lambda u: u, lambda u: u**2 / 2)
+C1 = _polynomial("c1", 2, lambda u: 6 * u * (1 - u), lambda u: u**2 * (3 - 2 * u), lambda u: u**3 * (1 - u / 2))
+C2 = _polynomial(
+    "c2",
+    3,
+    lambda u: 30 * (u * (1 - u)) ** 2,
+    lambda u: u**3 * (10 + u * (6 * u - 15)),
+    lambda u: u**4 * (2.5 + u * (u - 3)),
+)
 
 MODES: dict[str, Mode | None] = {"hard": None, "smooth": SMOOTH, "c0": C0, "c1": C1, "c2": C2}
 """Every public mode; None stands for the hard operator."""

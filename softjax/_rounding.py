@@ -7,70 +7,86 @@ With u = x - round(x) in [-1/2, 1/2] the staircase is round(x) + r(u) and, since
 - smooth, tau < 1/4: the terms fall off like exp(-k / tau); a few suffice.
 - smooth, tau >= 1/4: Poisson summation with the characteristic function X / sinh(X), X = 2 pi^2 tau m, of
   the logistic density gives r(u) = u + sum_{m >= 1} (-1)^m X / sinh(X) sin(2 pi m u) / (pi m).
-- c0, c1, c2: with w = 10 tau, S(-y / tau) = 1/2 - c_1 (y/w) - c_3 (y/w)^3 - c_5 (y/w)^5 for y < w/2, else 0; the sum of
-  powers over y = a, a + 1, .., a + N - 1 is (B_{p+1}(a + N) - B_{p+1}(a)) / (p + 1), with Bernoulli
-  polynomials B (DLMF 24.4.9).
+- c0, c1, c2: a step rises on an interval of width w = 10 tau. For w < 1 only k = 0 can.
+- c0, c1, c2, w >= 1: S is a polynomial between its ends, at which derivative j jumps by J_j / w^j at the lower and by
+  (-1)^j J_j / w^j at the upper. Poisson summation makes of a jump the periodic Bernoulli polynomial B_{j+1} of the
+  distance to it (DLMF 24.8.3): r(u) = u - G({h + u}) + G({h - u}) with h = (w - 1) / 2, the fractional part {}, and
+  G = sum_j J_j B_{j+1} / ((j + 1)! w^j). Nothing in it grows with w.
 """
 
 import math
 
-import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from ._modes import Mode
-
-_ODD_COEFFICIENTS = {1: (1.0, 0.0, 0.0), 2: (1.5, -2.0, 0.0), 3: (1.875, -5.0, 6.0)}
-"""Degree of the mode -> coefficients of v, v^3, v^5 in S = 1/2 + ..., v = t / 10."""
+from ._modes import HALF_WIDTH, Mode, step
 
 _SWITCH = 0.25
 
 
-def soft_fraction(mode: Mode, u: Array, tau: Array, radius: int | None) -> Array:
-    """r(u) for u in [-1/2, 1/2]; `radius` truncates the sum to that many terms."""
+def staircase(mode: Mode, a: Array, tau: Array, *, scale: float, radius: int | None) -> Array:
+    """The soft steps at the half-integers of a * scale, divided by scale; `radius` sums only so many on each side."""
+    x = a * scale
+    finite = jnp.isfinite(x)
+    nearest = lax.stop_gradient(jnp.round(x))
+    u = jnp.where(finite, x - nearest, jnp.zeros_like(x))
+    return jnp.where(finite, (nearest + _fraction(mode, u, tau, radius)) / scale, a)
+
+
+def _fraction(mode: Mode, u: Array, tau: Array, radius: int | None) -> Array:
+    """r(u) for u in [-1/2, 1/2]."""
     if radius is not None:
         return _pairs(mode, u, tau, radius)
     if mode.degree is not None:
-        return _partial_staircase(mode, 0.5 - u, tau) - _partial_staircase(mode, 0.5 + u, tau)
+        eps = float(jnp.finfo(u.dtype).eps)
+        apart = tau < (1 - 8 * eps) / (2 * HALF_WIDTH)
+        wide = jnp.where(apart, jnp.ones_like(tau), tau)
+        return jnp.where(apart, _pairs(mode, u, tau, 1), _overlapping(mode.degree, u, wide))
     digits = -math.log(jnp.finfo(u.dtype).eps)
-    direct = _pairs(mode, u, jnp.minimum(tau, _SWITCH), math.ceil(digits * _SWITCH) + 1)
+    small = tau < _SWITCH
+    switch = jnp.full_like(tau, _SWITCH)
+    direct = _pairs(mode, u, jnp.where(small, tau, switch), math.ceil(digits * _SWITCH) + 1)
     terms = math.ceil(digits / (2 * math.pi**2 * _SWITCH)) + 1
-    return jnp.where(tau < _SWITCH, direct, _fourier(u, jnp.maximum(tau, _SWITCH), terms))
+    return jnp.where(small, direct, _fourier(u, jnp.where(small, switch, tau), terms))
 
 
 def _pairs(mode: Mode, u: Array, tau: Array, terms: int) -> Array:
-    far = 1e4 * tau
     total = jnp.zeros_like(u)
     for k in range(terms):
-        up, down = (jnp.clip(side - k - 0.5, -far, far) / tau for side in (u, -u))
-        total = total + mode.step(up) - mode.step(down)
+        total = total + step(mode, u - k - 0.5, tau) - step(mode, -u - k - 0.5, tau)
     return total
 
 
 def _fourier(u: Array, tau: Array, terms: int) -> Array:
     total = u
+    tau = jnp.minimum(tau, 50.0)  # where the amplitudes are 0
     for m in range(1, terms + 1):
-        x = jnp.minimum(2 * math.pi**2 * m * tau, 700.0)
+        x = 2 * math.pi**2 * m * tau
         amplitude = 2 * x * jnp.exp(-x) / (1 - jnp.exp(-2 * x))
         total = total + (-1) ** m * amplitude * jnp.sin(2 * math.pi * m * u) / (math.pi * m)
     return total
 
 
-def _partial_staircase(mode: Mode, a: Array, tau: Array) -> Array:
-    """sum_{k >= 0} S(-(a + k) / tau) for a compact step and a in [0, 1]."""
-    assert mode.degree is not None
-    # Up to w = 2 only k = 0 lies on the step's rise.
-    single = mode.step(jnp.clip(-a, -1e4 * tau, 0) / tau)
-    w = jnp.maximum(10 * tau, 2.0)
-    count = jax.lax.stop_gradient(jnp.maximum(jnp.ceil(w / 2 - a), 0))
-    c1, c3, c5 = _ODD_COEFFICIENTS[mode.degree]
+def _overlapping(degree: int, u: Array, tau: Array) -> Array:
+    """r(u) of a compact step that rises on an interval of width 10 tau >= 1."""
+    eps = float(jnp.finfo(u.dtype).eps)
+    tau = jnp.where(tau > eps**-2, jnp.full_like(tau, eps**-2), tau)  # where nothing is left of G
+    v = 1 / (2 * HALF_WIDTH * tau)
+    h = HALF_WIDTH * tau - 0.5
 
-    def bernoulli_sum(x):  # the antiderivatives at x, each power of y in units of w
-        y, inverse = (x - 0.5) / w, 1 / w**2
-        b2 = y**2 - inverse / 12
-        b4 = y**4 - y**2 * inverse / 2 + 7 * inverse**2 / 240
-        b6 = y**6 - 1.25 * y**4 * inverse + 7 * y**2 * inverse**2 / 16 - 31 * inverse**3 / 1344
-        return w * (c1 * b2 / 2 + c3 * b4 / 4 + c5 * b6 / 6)
+    def ends(y):  # G at {y}, by powers of m = {y} - 1/2
+        m = y - jnp.floor(y) - 0.5
+        if degree == 1:
+            # The kinks of two steps cancel where they meet, on either side of which rounding may put the point: at a
+            # kink the derivative is the mean of its sides.
+            kink = jnp.abs(m) > 0.5 - 4 * eps * (1 + h)
+            m = jnp.where(kink, jnp.full_like(m, 0.5), m)
+            return v * (m**2 - 1 / 12) / 2
+        b4 = m**4 - m**2 / 2 + 7 / 240
+        if degree == 2:
+            return v**2 * ((m**2 - 0.25) * m - v * b4 / 2)
+        b5 = m * (m**4 - 5 * m**2 / 6 + 7 / 48)
+        b6 = m**6 - 5 * m**4 / 4 + 7 * m**2 / 16 - 31 / 1344
+        return v**3 * (2.5 * b4 - v * (3 * b5 - v * b6))
 
-    several = count / 2 - (bernoulli_sum(a + count) - bernoulli_sum(a))
-    return jnp.where(10 * tau < 2.0, single, several)
+    return u - ends(h + u) + ends(h - u)

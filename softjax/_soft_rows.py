@@ -168,7 +168,7 @@ def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> Sof
         able = {name: entry for name, entry in ORDERS.items() if entry.dense.rows is not None}
         _check.wrong("method", softening.method, f"one of {', '.join(map(repr, able))} where indices are asked for")
     dtype = _check.compute_dtype(x.dtype)
-    tau = layout.softness(softening.softness, dtype)
+    tau = layout.softness(softening.softness, dtype, hard=mode is None)
     rows = layout.rows(x.astype(dtype))
     finite, bound = without_infinities(rows, tau)
     if order.standardize if softening.standardize is None else softening.standardize:

@@ -63,6 +63,8 @@ def _replace(fn: Callable[..., Any], forward: dict[str, Any], backward: dict[str
     def replaced(*args, **kwargs):
         if legal is not None and "mode" in kwargs:  # the value alone would not notice a wrong one
             _check.choice("mode", kwargs["mode"], legal)
+        if legal is not None and "softness" in kwargs:  # nor need one: the derivative does
+            _check.positive("softness", kwargs["softness"])
         leaves, tree = jax.tree.flatten((args, kwargs))
         moving = [i for i, leaf in enumerate(leaves) if _is_differentiable(leaf)]
 

@@ -34,5 +34,5 @@ QuantileRule: TypeAlias = Literal["linear", "lower", "higher", "midpoint", "near
 Implementation: TypeAlias = Literal[
     "dense", "xla", "pallas_triton", "pallas_mosaic_gpu", "pallas_mosaic_tpu", "pallas_interpret"
 ]
-Softness: TypeAlias = float | jax.Array
+Softness: TypeAlias = float | jax.Array | None  # None in the hard mode alone
 Axis: TypeAlias = int | tuple[int, ...] | None

@@ -66,7 +66,12 @@ def relu(x, softness, mode, gated=False):
 
 
 def clip(x, low, high, softness, mode, gated=False):
-    """low + relu(x - low) - relu(x - high); a bound of None is no bound."""
+    """low + relu(x - low) - relu(x - high); None or an infinity is no bound; high where they cross, as in JAX."""
+    low, high = (None if b is None or np.isinf(b) else b for b in (low, high))
+    if low is not None and high is not None:
+        low = min(low, high)
+    if low is None and high is None:
+        return x
     if low is None:
         return x if high is None else x - relu(x - high, softness, mode, gated)
     above = low + relu(x - low, softness, mode, gated)
@@ -88,7 +93,8 @@ def soft_round(x, softness, mode, decimals=0):
     if mode == "hard":
         return np.round(x, decimals)
     y = np.asarray(x, np.float64) * 10.0**decimals
-    reach = math.ceil(np.abs(y).max() + 45 * softness + 2)
+    softness = np.asarray(softness, np.float64)[..., None]
+    reach = math.ceil(np.abs(y).max() + 45 * softness.max() + 2)
     k = np.arange(-reach, reach + 1)
     t = (y[..., None] - k - 0.5) / softness
     return np.where(k >= 0, step(t, mode), -step(-t, mode)).sum(-1) / 10.0**decimals
@@ -105,19 +111,27 @@ def greater_equal(x, y, softness, mode):
 
 
 def equal(x, y, softness, mode, normalize=False):
-    """S(-|x - y| / softness), a half at equality, or one when normalised."""
+    """S(-|x - y| / softness), a half at equality; normalised, one there: 1 / cosh in the smooth mode."""
     if mode == "hard":
         return (x == y) * 1.0
-    return step(-np.abs(x - y) / softness, mode) * (2 if normalize else 1)
+    t = (x - y) / softness
+    if not normalize:
+        return step(-np.abs(t), mode)
+    if mode == "smooth":
+        return 2 * np.exp(-np.abs(t)) / (1 + np.exp(-2 * np.abs(t)))
+    return 2 * step(t, mode) * step(-t, mode) / (step(t, mode) ** 2 + step(-t, mode) ** 2)
 
 
 def isclose(a, b, softness, mode, rtol=1e-5, atol=1e-8, normalize=False):
-    """S((tolerance - |a - b|) / softness), divided by its value at a == b when normalised."""
+    """S((tolerance - |a - b|) / softness); normalised, `equal`'s form with the tolerance, one at a == b."""
     if mode == "hard":
         return np.isclose(a, b, rtol, atol) * 1.0
     tolerance = atol + rtol * np.abs(b)
-    peak = step(tolerance / softness, mode) if normalize else 1.0
-    return step((tolerance - np.abs(a - b)) / softness, mode) / peak
+    if not normalize:
+        return step((tolerance - np.abs(a - b)) / softness, mode)
+    peak = step(tolerance / softness, mode)
+    both = step((tolerance - (a - b)) / softness, mode) * step((tolerance + (a - b)) / softness, mode)
+    return 1 / (1 + peak * (1 / np.maximum(both, 1e-300) - 1 / peak**2))
 
 
 # --- logic ---------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import softjax as sj
 X = jnp.asarray([[3.0, -1.0, 2.0], [0.5, 4.0, 1.0]])
 # Made here, since an array made under jit is traced.
 NOT_POSITIVE, THREE, FOUR, MATRIX = jnp.asarray([0.1, -0.5]), jnp.ones(3), jnp.ones(4), jnp.full((1, 1), 0.5)
+COMPLEX, KEY = jnp.asarray(0.1 + 0j), jax.random.key(0)
 ARRAY = tuple(cases.ARRAY)
 ALONG = ("argsort", "sort", "ranking", "rank", "argtop_k", "top_k", "top_k_mask", "bottom_k_mask")
 WITH_K = ("argtop_k", "top_k")
@@ -27,10 +28,10 @@ def call(name, x=X, *, positional=None, **options):
     return getattr(sj, name)(x, *positional, **options)
 
 
-def elementwise(name, **options):
+def elementwise(name, x=X, **options):
     """The elementwise operator on legal values."""
     operator = cases.ELEMENTWISE[name]
-    return getattr(sj, name)(*(X, X + 1)[: operator.arity], *operator.positional, **options)
+    return getattr(sj, name)(*(x, X + 1)[: operator.arity], *operator.positional, **options)
 
 
 def raises_alike(function, *parts, kinds=WRONG):
@@ -107,30 +108,39 @@ def test_elementwise_flags(mode):
 # --- softness ------------------------------------------------------------------------------------------
 
 
+def softness_is_checked(function, mode, shape):
+    """Not positive, not a real number, of a shape that does not broadcast against `shape`; 0 and None: soft alone."""
+    for softness in (-1.0, -1, float("nan"), float("-inf")):
+        raises_alike(lambda x, s=softness: function(x, s), "`softness`", repr(softness), "positive", kinds=ValueError)
+    raises_alike(lambda x: function(x, NOT_POSITIVE), "`softness`", "positive", kinds=ValueError)
+    for softness in (True, 0.1 + 0j):
+        raises_alike(lambda x, s=softness: function(x, s), "`softness`", repr(softness), "number", kinds=TypeError)
+    raises_alike(lambda x: function(x, "high"), "`softness`", "'high'", "number", kinds=TypeError)
+    for softness in (COMPLEX, KEY, COMPLEX.__array__(), ["high"]):
+        raises_alike(lambda x, s=softness: function(x, s), "`softness`", "dtype", "number", kinds=TypeError)
+    for softness in (COMPLEX, KEY):
+        with pytest.raises(TypeError, match="`softness`"):
+            jax.jit(function)(X, softness)
+    raises_alike(lambda x: function(x, FOUR), "softness", "(4,)", str(shape))
+    for softness in (0, 0.0, None):
+        if mode == "hard":
+            np.testing.assert_array_equal(jax.tree.leaves(function(X, softness)), jax.tree.leaves(function(X, 0.1)))
+        else:
+            raises_alike(lambda x, s=softness: function(x, s), "`softness`", repr(softness), "positive")
+
+
 @BOTH
 @pytest.mark.parametrize("name", ARRAY)
 def test_softness(name, mode):
-    """Not positive, not a number, of a shape that does not broadcast against the batch."""
-    for softness in (0.0, -1.0, float("nan")):
-        raises_alike(
-            lambda x, s=softness: call(name, x, mode=mode, softness=s), "`softness`", repr(softness), "positive"
-        )
-    raises_alike(lambda x: call(name, x, mode=mode, softness="high"), "`softness`", "'high'", "number")
-    raises_alike(lambda x: call(name, x, mode=mode, softness=None), "`softness`", "None")
-    raises_alike(lambda x: call(name, x, axis=-1, mode=mode, softness=NOT_POSITIVE), "`softness`", "positive")
-    raises_alike(lambda x: call(name, x, axis=-1, mode=mode, softness=THREE), "softness", "(3,)", "(2,)")
+    """Array operators, against the batch."""
+    softness_is_checked(lambda x, s: jax.tree.leaves(call(name, x, axis=-1, mode=mode, softness=s))[0], mode, (2,))
 
 
 @BOTH
 @pytest.mark.parametrize("name", cases.ELEMENTWISE)
 def test_softness_elementwise(name, mode):
     """The same against the input's own shape."""
-    for softness in (0, -0.1, float("nan")):
-        raises_alike(
-            lambda x, s=softness: elementwise(name, mode=mode, softness=s), "`softness`", repr(softness), "positive"
-        )
-    raises_alike(lambda x: elementwise(name, mode=mode, softness="high"), "`softness`", "'high'", "number")
-    raises_alike(lambda x: elementwise(name, mode=mode, softness=FOUR), "softness", "(4,)", "(2, 3)")
+    softness_is_checked(lambda x, s: elementwise(name, x, mode=mode, softness=s), mode, (2, 3))
 
 
 # --- axes and sizes ------------------------------------------------------------------------------------
@@ -201,7 +211,7 @@ def test_inputs_that_are_not_real_arrays(name, mode):
     """Complex numbers, strings, None."""
     first = next(iter(__import__("inspect").signature(getattr(sj, name)).parameters))
     arguments = cases.ARRAY[name].positional if name in cases.ARRAY else (X,) * (cases.ELEMENTWISE[name].arity - 1)
-    for value in (X.astype(jnp.complex64), "text", None, object()):
+    for value in (X.astype(jnp.complex64), KEY, "text", ["text"], None, object()):
         with pytest.raises(TypeError) as error:
             getattr(sj, name)(value, *arguments, mode=mode)
         assert f"`{first}`" in str(error.value) and "real" in str(error.value)
@@ -235,6 +245,7 @@ def test_logic():
 def test_round(mode):
     """decimals and neighbor_radius are integers, the latter not negative."""
     raises_alike(lambda x: sj.round(x, 0.5, mode=mode), "`decimals`", "0.5", "integer", kinds=TypeError)
+    raises_alike(lambda x: sj.round(x, -39, mode=mode), "`decimals`", "-39", "at least -37 for float32")
     raises_alike(
         lambda x: sj.round(x, mode=mode, neighbor_radius=0.5), "`neighbor_radius`", "0.5", "integer", kinds=TypeError
     )
@@ -355,9 +366,8 @@ def test_straight_through():
             arguments = cases.ARRAY[name].positional
         else:
             arguments = (X,) * (cases.ELEMENTWISE[name].arity - 1) + cases.ELEMENTWISE[name].positional
-        raises_alike(
-            lambda x, f=function, a=arguments: f(x, *a, softness=0.0), "`softness`", "positive", kinds=ValueError
-        )
+        for softness in (0.0, None, KEY):
+            raises_alike(lambda x, f=function, a=arguments, s=softness: f(x, *a, softness=s), "`softness`", "positive")
         raises_alike(
             lambda x, f=function, a=arguments: f(x, *a, mode="soft"), "`mode`", "'soft'", "'smooth'", kinds=ValueError
         )

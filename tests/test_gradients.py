@@ -1,5 +1,7 @@
 """Gradients of weighted losses against central differences of the oracle, in float64, in x and in softness."""
 
+import functools
+
 import cases
 import jax
 import jax.numpy as jnp
@@ -122,6 +124,134 @@ def test_elementwise(name, mode, options):
         np.testing.assert_allclose(slope, expected, rtol=0, atol=1e-6 * (1 + np.abs(expected).max()))
     expected = weights @ (value(args, softness + STEP) - value(args, softness - STEP)) / (2 * STEP)
     np.testing.assert_allclose(dsoftness, expected, rtol=0, atol=1e-6 * (1 + abs(expected)))
+
+
+# Zero, the bounds of `clip`, integers and half-integers, what lies 5 softnesses (the ends of the sparse steps) or, of
+# the smallest, 10,000 (where the smooth ones are cut) from one of them, and infinities.
+SOFTNESSES = (0.01, 0.05, 0.1, 0.2, 0.3, 1.0)
+CENTRES = np.array([0.0, -0.5, 0.7, 0.5, 1.0, -1.5])
+INFINITE = np.array([np.inf, -np.inf])
+
+
+def special(softness):
+    """The points at one softness, in float32; and their partners in a comparison: the centre each belongs to."""
+    far = 1e4 if softness == min(SOFTNESSES) else 2.0
+    ends = np.float32(softness) * np.array([[0.0], [5.0], [-5.0], [far]], np.float32)
+    centres = np.broadcast_to(CENTRES.astype(np.float32), (4, 6))
+    return np.append(centres + ends, INFINITE).astype(np.float32), np.append(centres, INFINITE[::-1]).astype(np.float32)
+
+
+@functools.cache
+def compiled_slopes(name, mode, options):
+    """Value, and derivatives in every argument and in the softness of each element, in one program."""
+    operator = cases.ELEMENTWISE[name]
+
+    def value(args, softness):
+        return operator.call(name, args, softness, mode, **dict(options))
+
+    def slopes(args, softness):
+        out, pullback = jax.vjp(value, args, softness)
+        forward = jax.jvp(lambda s: value(args, s), (softness,), (jnp.ones_like(softness),))[1]
+        return out, *pullback(jnp.ones_like(out)), forward
+
+    return jax.jit(slopes)
+
+
+@cases.elementwise_cases(modes=cases.SOFT_MODES)
+def test_elementwise_at_special_points(name, mode, options):
+    """Where a bound, a step's end or a half-integer is met exactly, the derivative is the true one; at a kink, between
+    the two sides. At infinity it is finite."""
+    operator = cases.ELEMENTWISE[name]
+    for softness in SOFTNESSES:
+        args = special(softness)[: operator.arity]
+        tau = np.full(args[0].shape, softness, np.float32)
+        value, dargs, dtau, forward = compiled_slopes(name, mode, options)(args, tau)
+        for slope in (*dargs, dtau, forward):
+            assert np.isfinite(slope).all()
+        assert not np.isnan(value).any()
+        near = np.isfinite(args[0])
+        exact = [a[near].astype(np.float64) for a in (*args, tau)]
+        oracle_value = lambda *moved: operator.oracle(*moved[:-1], moved[-1], mode, **dict(options))
+        for i, slope in enumerate((*dargs, dtau)):
+            sides = []
+            # In float32 a point may lie beside the kink that is meant.
+            for step in (1e-5, -1e-5):
+                closer, further = ([a + by * (i == j) for j, a in enumerate(exact)] for by in (step / 10, step))
+                sides.append((oracle_value(*further) - oracle_value(*closer)) / (0.9 * step))
+            low, high = np.minimum(*sides), np.maximum(*sides)
+            # Rounding of x / tau, and what a side changes over a step.
+            size = np.max([np.abs(low), np.abs(high), np.ones_like(low)], axis=0)
+            slack = (1e-4 + 2e-5 / softness) * size * 10 ** dict(options).get("decimals", 0)
+            have = np.asarray(slope)[near]
+            assert ((have >= low - slack) & (have <= high + slack)).all(), (softness, i, exact[0], have, low, high)
+
+
+@cases.elementwise_cases(modes=cases.SOFT_MODES)
+def test_elementwise_at_extreme_softness(name, mode, options):
+    """From below the smallest normal float32 to near the largest: no NaN, and no infinite derivative at rest."""
+    args = special(0.1)[: cases.ELEMENTWISE[name].arity]
+    for softness in (1e-38, 1e-20, 1e20, 1e38):
+        tau = np.full(args[0].shape, softness, np.float32)
+        value, dargs, dtau, forward = compiled_slopes(name, mode, options)(args, tau)
+        for out in (value, *dargs, dtau, forward):
+            assert not np.isnan(out).any(), softness
+        for slope in (*dargs, dtau, forward):
+            assert np.isfinite(slope).all(), softness
+
+
+@pytest.mark.parametrize("mode", cases.SOFT_MODES)
+def test_round_is_one_function_in_every_program(mode):
+    """Its derivative is the same eagerly, under jit, and with the softness a constant."""
+    x = jnp.asarray(np.concatenate([np.arange(-3, 4) / 2, [0.25]]), jnp.float32)
+    for softness in (0.1, 0.3, 0.4):
+        slope = jax.grad(lambda x, softness: sj.round(x, softness=softness, mode=mode).sum())
+        outs = slope(x, softness), jax.jit(slope)(x, softness), jax.jit(functools.partial(slope, softness=softness))(x)
+        for out in outs[1:]:
+            np.testing.assert_allclose(out, outs[0], rtol=0, atol=1e-5)
+        if mode == "c0" and softness != 0.4:  # steps end to end: the identity
+            np.testing.assert_allclose(outs[0], 1, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", cases.SOFT_MODES)
+def test_second_derivatives_at_special_points(mode):
+    """Of what has a continuous one there, against differences of the first."""
+    if mode == "c0":
+        return
+    with x64():
+        x, h = np.array([-0.5, 0.0, 0.5, 0.7, 1.0]), 1e-6
+        operators = [sj.sigmoidal, sj.relu, sj.sign, functools.partial(sj.clip, min=-0.5, max=0.7)]
+        operators += [functools.partial(sj.equal, jnp.zeros(()), normalize=True), sj.round, sj.abs]
+        if mode == "c1":  # one continuous derivative of a step, two of its integral
+            operators = [sj.relu, operators[3]]
+        for operator in operators:
+            value = lambda x, f=operator: f(x, softness=0.1, mode=mode)
+            first = jax.jit(jax.vmap(jax.grad(value)))
+            expected = (first(x + h) - first(x - h)) / (2 * h)
+            np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(value)))(x), expected, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("mode", cases.SOFT_MODES)
+def test_normalised_equality_has_no_kink(mode):
+    """1 and flat at equality on both sides, even in the difference, falling, with the tail of 2 S(-|t|)."""
+    with x64():
+        t = jnp.linspace(0.0, 12.0, 241)
+        near = jnp.asarray([-1e-4, 0.0, 1e-4])
+        for name, options in (("equal", {}), ("isclose", {"atol": 2.0})):
+            form = lambda t, n=name, o=options: getattr(sj, n)(
+                t, jnp.zeros(()), softness=1.0, mode=mode, normalize=True, **o
+            )
+            value = jax.vmap(form)(t)
+            assert (
+                value[0] > 1 - 1e-15 and (value >= 0).all() and (value <= 1).all() and (jnp.diff(value) <= 1e-15).all()
+            )
+            np.testing.assert_allclose(jax.vmap(form)(-t), value, rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(jax.vmap(jax.grad(form))(near), 0, rtol=0, atol=1e-3)
+        value = sj.equal(t, jnp.zeros_like(t), softness=1.0, mode=mode, normalize=True)
+        if mode == "smooth":
+            np.testing.assert_allclose(value, 1 / np.cosh(t), rtol=1e-12)
+        tail = 2 * sj.sigmoidal(-t, softness=1.0, mode=mode)
+        small = (tail > 0) & (tail < 1e-3)
+        np.testing.assert_allclose(value[small], tail[small], rtol=1e-3)
 
 
 @pytest.mark.parametrize("geometric", [True, False])

@@ -272,3 +272,30 @@ def test_ranks_of_quantiles(n):
         assert 0 <= f <= 1 and abs(float(Fraction(w) + Fraction(f) - r)) <= allowed, (w, f, float(r))
     slope = jax.grad(lambda q: _quantile._wanted(q, n)[1])(jnp.asarray(0.3))
     np.testing.assert_allclose(slope, n - 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("flag", [jax.debug_nans, jax.debug_infs])
+@pytest.mark.parametrize("mode", ["smooth", "c1", "hard"])
+def test_debugging_flags(mode, flag):
+    """A result without NaN and infinity raises under neither flag, eagerly too: nothing is built of them."""
+    grid = jnp.asarray([-0.7, 0.0, 0.3, 0.5, 1.0, 2.5])
+    # As debug_nans asks, an infinite input is no NaN.
+    grid = jnp.append(grid, jnp.inf) if flag is jax.debug_nans else grid
+    with flag(True):
+        for name, operator in cases.ELEMENTWISE.items():
+            args = (grid, grid[::-1])[: operator.arity]
+            operator.call(name, args, 0.1, mode)
+            operator.call(name, args, jnp.full(grid.shape, 0.1), mode)
+        jax.grad(lambda s: sj.relu(grid[:6], softness=s, mode=mode).sum())(0.1)
+        jax.vmap(lambda s: sj.abs(0.3, softness=s, mode=mode))(grid[2:6])
+        if flag is jax.debug_nans:
+            sj.argsort(grid[:4], softness=0.1, mode=mode)
+
+
+@pytest.mark.parametrize("mode", SOFT_MODES)
+def test_steps_stay_in_the_unit_interval_at_their_ends(mode):
+    """In float32, where the polynomial of c2 rounds to more than 1."""
+    t = np.linspace(4, 5, 20001, dtype=np.float32)
+    for out in (sj.sigmoidal(t, softness=1.0, mode=mode), sj.sign(t, softness=1.0, mode=mode)):
+        assert (out <= 1).all()
+    assert (sj.sigmoidal(-t, softness=1.0, mode=mode) >= 0).all()

@@ -80,3 +80,17 @@ def test_comparisons_broadcast_on_explicit_axes(compare, other, axes):
     assert jax.typeof(have).sharding.spec == jax.typeof(gradient).sharding.spec == rows
     np.testing.assert_array_equal(have, want)
     np.testing.assert_array_equal(gradient, want_gradient)
+
+
+@pytest.mark.parametrize("name", ["relu", "round", "abs"])
+def test_a_softness_for_every_row_on_explicit_axes(name):
+    """It need not be sharded as the rows are."""
+    x, softness = np.linspace(-2, 2, 8, dtype=np.float32).reshape(2, 4), np.array([[0.1], [0.3]], np.float32)
+    both = jax.value_and_grad(lambda x, s: jnp.sum(getattr(sj, name)(x, softness=s)), (0, 1))
+    want, want_gradients = both(x, softness)
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        have, gradients = both(jax.device_put(x, NamedSharding(mesh, PartitionSpec("rows", None))), softness)
+    np.testing.assert_allclose(have, want, rtol=1e-6)
+    for gradient, wanted in zip(gradients, want_gradients, strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-6)

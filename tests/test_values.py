@@ -183,9 +183,11 @@ def test_elementwise_softness_broadcasts(mode):
 
 
 @pytest.mark.parametrize("mode", cases.MODES)
-@pytest.mark.parametrize("bounds", [(None, 0.5), (-0.5, None), (0.2, 0.2)])
+@pytest.mark.parametrize(
+    "bounds", [(None, 0.5), (-0.5, None), (0.2, 0.2), (0.7, -0.5), (-np.inf, 0.5), (0.5, np.inf), (-np.inf, np.inf)]
+)
 def test_clip_bounds(mode, bounds):
-    """One-sided and empty intervals, by position and by JAX's names; array bounds broadcast."""
+    """One-sided, empty, crossing and infinite intervals, by position and by JAX's names; array bounds broadcast."""
     x = np.linspace(-2, 2, 12)
     low, high = bounds
     expected = oracle.clip(x, low, high, 0.1, mode)
@@ -203,6 +205,16 @@ def test_clip_bounds(mode, bounds):
             ),
         ):
             np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("mode", cases.MODES)
+def test_round_beyond_the_precision(mode):
+    """So many decimals that no number has them change nothing, as in `jnp.round`; nor does a large scaled value."""
+    x = jnp.asarray([0.3, -2.5, 0.0, 7e5, 1e-3])
+    for decimals in (39, 400):
+        np.testing.assert_array_equal(sj.round(x, decimals, mode=mode), x)
+    if mode != "hard":
+        np.testing.assert_allclose(sj.round(x, 37, mode=mode), x, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", SOFT_MODES)
