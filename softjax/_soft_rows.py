@@ -17,7 +17,7 @@ from ._axis import Layout, by_shard, placed_as_rows
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
-from ._orders._keys import standardized, without_infinities
+from ._orders._keys import Prepared, prepare, restored
 from ._orders._sorted import pick, unsort
 from ._transport import SolverInfo
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -37,15 +37,11 @@ class Softening(NamedTuple):
 class SoftRows:
     """The soft permutation of every row of an input, ready to be applied.
 
-    `finite` is the input with its infinities moved to finite places, `keys` that or its standardised form. Values
-    beyond `bound` stem from an infinity. `mode` is None for the hard operator.
+    `mode` is None for the hard operator.
     """
 
     x: Float[Array, "batch n"]
-    finite: Float[Array, "batch n"]
-    keys: Float[Array, "batch n"]
-    tau: Float[Array, " batch"]
-    bound: Float[Array, "batch 1"]
+    prepared: Prepared
     mode: Mode | None
     order: Order
     forms: Forms
@@ -55,6 +51,21 @@ class SoftRows:
     @property
     def n(self) -> int:
         return self.layout.n
+
+    @property
+    def finite(self) -> Float[Array, "batch n"]:
+        """The input with infinities and what is nearly so at nearer places."""
+        return self.prepared.finite
+
+    @property
+    def keys(self) -> Float[Array, "batch n"]:
+        """`finite` or its standardised form."""
+        return self.finite if self.prepared.standard is None else self.prepared.standard
+
+    @property
+    def tau(self) -> Float[Array, " batch"]:
+        """The softness of every row."""
+        return self.prepared.tau
 
     def _soft(self) -> Mode:
         assert self.mode is not None
@@ -77,7 +88,7 @@ class SoftRows:
 
     def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
-        payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
+        payload = None if gated_grad and self.prepared.standard is None else self.finite[:, :, None]
         return self.with_infinities(self.apply(ranks, payload, gated_grad)[:, :, 0])
 
     def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "batch r"], SoftIndex]:
@@ -90,10 +101,8 @@ class SoftRows:
         return self.with_infinities(soft).astype(self.dtype), rows.astype(self.dtype)
 
     def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
-        """P times `finite`, with infinity where it can only stem from one."""
-        infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
-        infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
-        return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
+        """P times `finite` as P times the input."""
+        return restored(soft, self.x, self.prepared)
 
     def apply(
         self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool = True
@@ -170,14 +179,10 @@ def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> Sof
     dtype = _check.compute_dtype(x.dtype)
     tau = layout.softness(softening.softness, dtype)
     rows = layout.rows(x.astype(dtype))
-    finite, bound = without_infinities(rows, tau)
-    if order.standardize if softening.standardize is None else softening.standardize:
-        if mode is not None:
-            _check.no_infinities(x)
-        keys = standardized(rows)
-    else:
-        keys = finite
-    return SoftRows(rows, finite, keys, tau, bound, mode, order, forms, layout, x.dtype)
+    standardize = order.standardize if softening.standardize is None else softening.standardize
+    if standardize and mode is not None:
+        _check.no_infinities(x)
+    return SoftRows(rows, prepare(rows, tau, standardize), mode, order, forms, layout, x.dtype)
 
 
 def one_hot(indices: Array, n: int, dtype) -> SoftIndex:
