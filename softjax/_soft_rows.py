@@ -17,7 +17,8 @@ from ._axis import Layout, by_shard, placed_as_rows
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
-from ._orders._keys import Prepared, prepare, restored
+from ._orders._extremes import ExtremesOf, Pulled, finite_part, known_finite
+from ._orders._keys import Prepared, prepare, restored, spoiled
 from ._orders._sorted import pick, unsort
 from ._transport import SolverInfo
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -89,7 +90,7 @@ class SoftRows:
     def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
         payload = None if gated_grad and self.prepared.standard is None else self.finite[:, :, None]
-        return self.with_infinities(self.apply(ranks, payload, gated_grad)[:, :, 0])
+        return self.with_infinities(self._apply_finite(ranks, payload, gated_grad)[:, :, 0])
 
     def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "batch r"], SoftIndex]:
         """`values` and `rows`; of one soft permutation where the values are made of rows anyway."""
@@ -105,9 +106,17 @@ class SoftRows:
         return restored(soft, self.x, self.prepared)
 
     def apply(
-        self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool = True
+        self, ranks: Ranks, payload: Float[Array, "batch n d"], gated_grad: bool = True
     ) -> Float[Array, "batch r d"]:
-        """Rows of P times a payload, None for the keys; in the hard mode its elements in the order of the keys."""
+        """Rows of P times a payload; in the hard mode its elements in the order of the keys."""
+        if self.mode is None or known_finite(payload):
+            return self._apply_finite(ranks, payload, gated_grad)
+        extremes = self._extremes(self._plain_forms().apply, ranks, payload)
+        return self._apply_finite(ranks, finite_part(self.keys, payload), gated_grad) + extremes
+
+    def _apply_finite(
+        self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool
+    ) -> Float[Array, "batch r d"]:
         if self.mode is None:
             order = pick(jnp.argsort(self.x, axis=-1), ranks)
             return jnp.take_along_axis(self.x[:, :, None] if payload is None else payload, order[:, :, None], axis=1)
@@ -116,12 +125,29 @@ class SoftRows:
 
     def apply_transposed(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
         """The transpose of rows of P times y: a form of its own, or what reverse mode makes of `apply`."""
+        if self.mode is None or known_finite(y):
+            return self._transpose_finite(ranks, y)
+        plain = self._plain_forms()
+        extremes = self._extremes(plain.transposed or Pulled(plain.apply), ranks, y)
+        return self._transpose_finite(ranks, finite_part(self.keys, y)) + extremes
+
+    def _transpose_finite(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
         if self.mode is not None and self.forms.transposed is not None:
             return _call(self.forms.transposed, self.mode, ranks, self.keys, y, self.tau)
         if not self.forms.transposes:
             raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")
         start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
-        return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](placed_as_rows(y, self.keys))[0]
+        out = jax.vjp(lambda payload: self._apply_finite(ranks, payload, True), start)[1](placed_as_rows(y, self.keys))[0]
+        return out if self.mode is None else out + spoiled(self.keys, self.tau)[:, None, None]
+
+    def _plain_forms(self) -> Forms:
+        """Forms without kernels."""
+        return self.forms if self.forms is self.order.dense else self.order.xla
+
+    def _extremes(self, form: Callable, ranks: Ranks, payload: Array) -> Array:
+        """What a payload's infinities and NaN add to a form of its finite part."""
+        assert isinstance(ranks, range)
+        return _call(ExtremesOf(form), self._soft(), ranks, self.keys, payload, self.tau)
 
     def mask(self, k: Float[Array, " batch"]) -> Float[Array, "batch n"]:
         """The sum of the last k rows, k real: in [0, 1] where the method has a form for that."""
@@ -131,7 +157,7 @@ class SoftRows:
         if self.mode is None:
             mask = unsort(weights, jnp.argsort(self.x, axis=-1, descending=True))
             return jnp.where(jnp.any(jnp.isnan(self.x), axis=-1, keepdims=True), jnp.full_like(mask, jnp.nan), mask)
-        return self.apply_transposed(range(self.n), weights[:, ::-1, None])[:, :, 0]
+        return self._transpose_finite(range(self.n), weights[:, ::-1, None])[:, :, 0]
 
     def solver_info(self, ranks: range) -> SolverInfo:
         """The report of the solver behind these rows."""

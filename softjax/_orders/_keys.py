@@ -126,6 +126,15 @@ def without_infinities(x: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 
     return jnp.where(infinite, jnp.sign(x) * place, x), bound
 
 
+def spoiled(x: Keys, tau: PerRow) -> PerRow:
+    """What to add to results: NaN for rows that hold one or whose softness is not positive, else 0.
+
+    A compiler's vectorised exponential may make a number of NaN.
+    """
+    bad = jnp.any(jnp.isnan(x), axis=-1) | ~(tau > 0)
+    return jnp.where(bad, jnp.full_like(tau, jnp.nan), jnp.zeros_like(tau))
+
+
 def knots(s: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:
     """Keys and softness for the walk, and what to add to its results: NaN for rows that hold one, else 0."""
     bad = jnp.any(jnp.isnan(s), axis=-1, keepdims=True) | ~(tau[:, None] > 0)

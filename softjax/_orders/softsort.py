@@ -6,6 +6,7 @@ from jax import Array, lax
 from .._modes import Mode
 from .._types import Float
 from ._base import Forms, Keys, PerRow, Ranks, always, applied
+from ._keys import spoiled
 from ._sorted import largest, pick
 
 
@@ -25,7 +26,8 @@ def _distributions(from_keys: Array, to_keys: Array, tau: PerRow, mode: Mode) ->
     distance = difference * lax.stop_gradient(jnp.sign(difference))  # jnp.abs has derivative 1 at a tie
     scale = tau[:, None, None]
     # Clamped where the weight is zero anyway, so that neither distance nor derivative overflows.
-    return mode.project(-jnp.minimum(distance, mode.reach * scale) / scale)
+    p = mode.project(-jnp.minimum(distance, mode.reach * scale) / scale)
+    return p + spoiled(to_keys, tau)[:, None, None]
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:

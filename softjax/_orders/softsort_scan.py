@@ -14,6 +14,7 @@ from jax import Array, lax
 from .._modes import Mode
 from .._types import Float
 from ._base import Keys, PerRow, Ranks
+from ._keys import spoiled
 from ._recurrence import Channels, both_sides
 from ._sorted import pick, sort_with_permutation, unsort
 
@@ -28,7 +29,7 @@ def _decays(s: Keys, tau: PerRow, mode: Mode) -> Keys:
 def _averages(s: Keys, tau: PerRow, v: Channels, mode: Mode) -> Channels:
     """The soft permutation of sorted keys times the payload v, in sorted order."""
     sums, total = both_sides(_decays(s, tau, mode), v, jnp.ones_like(s)[:, None])
-    return sums / total
+    return sums / total + spoiled(s, tau)[:, None, None]
 
 
 def apply(
@@ -40,8 +41,11 @@ def apply(
         v = s[:, None]
     else:
         v = jnp.moveaxis(jnp.take_along_axis(payload, permutation[:, :, None], axis=1), 2, 1)
-    # Averages of offsets from the row's middle keep the digits of a payload far from zero.
+    # Averages of offsets from the row's middle keep the digits of a payload far from zero. One that begins at zero has
+    # none to lose, and keeps its zeros.
     middle = lax.stop_gradient(v[:, :, v.shape[2] // 2][:, :, None])
+    if payload is not None:
+        middle = jnp.where(lax.stop_gradient(jnp.min(v, axis=2, keepdims=True)) == 0, jnp.zeros_like(middle), middle)
     y = _averages(s, tau, v - middle, mode) + middle
     return pick(jnp.moveaxis(y, 1, 2), ranks)
 
