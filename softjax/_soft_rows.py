@@ -103,7 +103,7 @@ class SoftRows:
 
     def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
         """P times `finite` as P times the input."""
-        return restored(soft, self.x, self.prepared)
+        return restored(soft, self.prepared)
 
     def apply(
         self, ranks: Ranks, payload: Float[Array, "batch n d"], gated_grad: bool = True
@@ -138,7 +138,7 @@ class SoftRows:
             raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")
         start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
         out = jax.vjp(lambda payload: self._apply_finite(ranks, payload, True), start)[1](placed_as_rows(y, self.keys))[0]
-        return out if self.mode is None else out + spoiled(self.keys, self.tau)[:, None, None]
+        return out if self.mode is None else out + spoiled(self.tau)[:, None, None]
 
     def _plain_forms(self) -> Forms:
         """Forms without kernels."""

@@ -29,7 +29,7 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     """Rows of P for ascending keys s, in their order."""
     batch, n = s.shape
     if n == 1:
-        return jnp.ones((batch, len(ranks), 1), s.dtype) + spoiled(s, tau)[:, None, None]
+        return jnp.ones((batch, len(ranks), 1), s.dtype) + spoiled(tau)[:, None, None]
     scale = tau[:, None, None]
     r = as_array(ranks, s.dtype)[:, None]
     j = jnp.arange(n - 1, dtype=s.dtype)[None, :]
@@ -42,7 +42,7 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     left = jnp.cumsum(jnp.where((j < jnp.floor(r))[None], steps, zero)[..., ::-1], axis=-1)[..., ::-1]
     logits = jnp.concatenate([start, right], axis=-1) - jnp.concatenate([left, start], axis=-1)
     p = mode.project(jnp.maximum(logits, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
-    return p + spoiled(s, tau)[:, None, None]
+    return p + spoiled(tau)[:, None, None]
 
 
 def _tie_tangent(s: Keys, tau: PerRow) -> Keys:

@@ -81,19 +81,19 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
     problem, bins = _problem(x, ranks, tau)
     mass = _pick(plan(problem, mode), bins)
     # 1 up to the solver's tolerance, and constant: the potentials' derivative keeps the sums.
-    return mass / lax.stop_gradient(jnp.sum(mass, axis=-1, keepdims=True)) + spoiled(x, tau)[:, None, None]
+    return mass / lax.stop_gradient(jnp.sum(mass, axis=-1, keepdims=True)) + spoiled(tau)[:, None, None]
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """Every element's expected anchor: rows of the plan are distributions over the ranks."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
     p = plan(_problem(x, range(x.shape[-1]), tau)[0], mode)
-    return jnp.matmul(positions, p, precision="highest") + spoiled(x, tau)[:, None]
+    return jnp.matmul(positions, p, precision="highest") + spoiled(tau)[:, None]
 
 
 def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
     """Transport to two anchors, of masses n - k and k: the upper one's column."""
-    return pair_mask(mode, x, k, tau)[0] + spoiled(x, tau)[:, None]
+    return pair_mask(mode, x, k, tau)[0] + spoiled(tau)[:, None]
 
 
 DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always, mask=mask)
@@ -117,7 +117,7 @@ def streamed_apply(
     psi, _ = stream.potentials(mode, problem)
     payload = x[:, :, None] if payload is None else payload
     sums = stream.collect(mode, psi, problem, jnp.concatenate([payload, jnp.ones_like(payload[:, :, :1])], axis=2))
-    return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins] + spoiled(x, tau)[:, None, None]
+    return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins] + spoiled(tau)[:, None, None]
 
 
 def streamed_transposed(
@@ -130,7 +130,7 @@ def streamed_transposed(
     psi, _ = stream.potentials(mode, problem)
     received = stream.column_sums(mode, psi, problem)[:, bins, None]
     values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
-    return stream.distribute(mode, psi, problem, values) + spoiled(x, tau)[:, None, None]
+    return stream.distribute(mode, psi, problem, values) + spoiled(tau)[:, None, None]
 
 
 def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
@@ -140,7 +140,7 @@ def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     problem, _ = _problem(x, range(x.shape[-1]), tau)
     psi, _ = stream.potentials(mode, problem)
     positions = jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=x.dtype), x.shape)
-    return stream.distribute(mode, psi, problem, positions[:, :, None])[:, :, 0] + spoiled(x, tau)[:, None]
+    return stream.distribute(mode, psi, problem, positions[:, :, None])[:, :, 0] + spoiled(tau)[:, None]
 
 
 def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:

@@ -27,7 +27,7 @@ def _distributions(from_keys: Array, to_keys: Array, tau: PerRow, mode: Mode) ->
     scale = tau[:, None, None]
     # Clamped where the weight is zero anyway, so that neither distance nor derivative overflows.
     p = mode.project(-jnp.minimum(distance, mode.reach * scale) / scale)
-    return p + spoiled(to_keys, tau)[:, None, None]
+    return p + spoiled(tau)[:, None, None]
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:

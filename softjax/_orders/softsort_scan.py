@@ -33,7 +33,7 @@ def _averages(s: Keys, tau: PerRow, v: Channels, mode: Mode) -> Channels:
     """The soft permutation of sorted keys times the payload v, in sorted order."""
     sums, total = both_sides(_decays(s, tau, mode), v, jnp.ones_like(s)[:, None])
     y = sums / total
-    return y + kink(s, (v - y) / (tau[:, None, None] * total)) + spoiled(s, tau)[:, None, None]
+    return y + kink(s, (v - y) / (tau[:, None, None] * total)) + spoiled(tau)[:, None, None]
 
 
 def apply(
