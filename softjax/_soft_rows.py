@@ -156,7 +156,7 @@ class SoftRows:
         weights = jnp.clip(k[:, None] - jnp.arange(self.n, dtype=k.dtype)[None], 0, 1)  # the largest first
         if self.mode is None:
             mask = unsort(weights, jnp.argsort(self.x, axis=-1, descending=True))
-            return jnp.where(jnp.any(jnp.isnan(self.x), axis=-1, keepdims=True), jnp.full_like(mask, jnp.nan), mask)
+            return mask + spoiled(jnp.where(jnp.any(jnp.isnan(self.x), axis=-1), -1, jnp.ones_like(self.tau)))[:, None]
         return self._transpose_finite(range(self.n), weights[:, ::-1, None])[:, :, 0]
 
     def solver_info(self, ranks: range) -> SolverInfo:

@@ -109,6 +109,7 @@ def _in_range(tau: PerRow, largest: PerRow, n: int) -> PerRow:
     return lax.optimization_barrier(jnp.clip(tau, floor, ceiling))
 
 
+@partial(jax.jit, inline=True)
 def spoiled(tau: PerRow) -> PerRow:
     """What to add to results: NaN for rows whose softness is not positive, else 0.
 

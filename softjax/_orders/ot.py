@@ -65,7 +65,12 @@ def targets(ranks: Ranks, n: int, dtype) -> Targets:
 
 def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
     t = targets(ranks, x.shape[-1], x.dtype)
-    return Problem(x, t.anchors, t.masses, tau), t.bins
+    return Problem(x, t.anchors, t.masses, _resolved(tau)), t.bins
+
+
+def _resolved(tau: PerRow) -> PerRow:
+    """tau, but where floats no longer resolve logits of size 1 / tau: no smaller one decides anything."""
+    return jnp.maximum(tau, float(jnp.finfo(tau.dtype).eps) / 8)
 
 
 def _pick(a: Array, bins: np.ndarray) -> Array:
@@ -93,7 +98,7 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
 
 def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
     """Transport to two anchors, of masses n - k and k: the upper one's column."""
-    return pair_mask(mode, x, k, tau)[0] + spoiled(tau)[:, None]
+    return pair_mask(mode, x, k, _resolved(tau))[0] + spoiled(tau)[:, None]
 
 
 DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always, mask=mask)
