@@ -53,7 +53,7 @@ def no_infinities(x: jax.Array) -> None:
     """Raise where a concrete input that is to be standardised has an infinity, which leaves no scale."""
     if is_concrete(x):
         with jax.ensure_compile_time_eval():
-            if bool(jnp.any(jnp.isinf(x))):
+            if not bool(jnp.all(jnp.isfinite(x) | jnp.isnan(x))):
                 remedy = "`standardize=False` takes infinities, and softness then is compared with the input itself"
                 raise ValueError(f"The input (with infinities) must be finite where it is standardised: {remedy}.")
 

@@ -17,7 +17,8 @@ from ._axis import Layout, by_shard, placed_as_rows
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
-from ._orders._keys import standardized, without_infinities
+from ._orders._extremes import ExtremesOf, Pulled, finite_part, known_finite
+from ._orders._keys import Prepared, prepare, restored, spoiled
 from ._orders._sorted import pick, unsort
 from ._transport import SolverInfo
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -37,15 +38,11 @@ class Softening(NamedTuple):
 class SoftRows:
     """The soft permutation of every row of an input, ready to be applied.
 
-    `finite` is the input with its infinities moved to finite places, `keys` that or its standardised form. Values
-    beyond `bound` stem from an infinity. `mode` is None for the hard operator.
+    `mode` is None for the hard operator.
     """
 
     x: Float[Array, "batch n"]
-    finite: Float[Array, "batch n"]
-    keys: Float[Array, "batch n"]
-    tau: Float[Array, " batch"]
-    bound: Float[Array, "batch 1"]
+    prepared: Prepared
     mode: Mode | None
     order: Order
     forms: Forms
@@ -55,6 +52,21 @@ class SoftRows:
     @property
     def n(self) -> int:
         return self.layout.n
+
+    @property
+    def finite(self) -> Float[Array, "batch n"]:
+        """The input with infinities and what is nearly so at nearer places."""
+        return self.prepared.finite
+
+    @property
+    def keys(self) -> Float[Array, "batch n"]:
+        """`finite` or its standardised form."""
+        return self.finite if self.prepared.standard is None else self.prepared.standard
+
+    @property
+    def tau(self) -> Float[Array, " batch"]:
+        """The softness of every row."""
+        return self.prepared.tau
 
     def _soft(self) -> Mode:
         assert self.mode is not None
@@ -77,8 +89,8 @@ class SoftRows:
 
     def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
-        payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
-        return self.with_infinities(self.apply(ranks, payload, gated_grad)[:, :, 0])
+        payload = None if gated_grad and self.prepared.standard is None else self.finite[:, :, None]
+        return self.with_infinities(self._apply_finite(ranks, payload, gated_grad)[:, :, 0])
 
     def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "batch r"], SoftIndex]:
         """`values` and `rows`; of one soft permutation where the values are made of rows anyway."""
@@ -90,15 +102,21 @@ class SoftRows:
         return self.with_infinities(soft).astype(self.dtype), rows.astype(self.dtype)
 
     def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
-        """P times `finite`, with infinity where it can only stem from one."""
-        infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
-        infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
-        return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
+        """P times `finite` as P times the input."""
+        return restored(soft, self.prepared)
 
     def apply(
-        self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool = True
+        self, ranks: Ranks, payload: Float[Array, "batch n d"], gated_grad: bool = True
     ) -> Float[Array, "batch r d"]:
-        """Rows of P times a payload, None for the keys; in the hard mode its elements in the order of the keys."""
+        """Rows of P times a payload; in the hard mode its elements in the order of the keys."""
+        if self.mode is None or known_finite(payload):
+            return self._apply_finite(ranks, payload, gated_grad)
+        extremes = self._extremes(self._plain_forms().apply, ranks, payload)
+        return self._apply_finite(ranks, finite_part(self.keys, payload), gated_grad) + extremes
+
+    def _apply_finite(
+        self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool
+    ) -> Float[Array, "batch r d"]:
         if self.mode is None:
             order = pick(jnp.argsort(self.x, axis=-1), ranks)
             return jnp.take_along_axis(self.x[:, :, None] if payload is None else payload, order[:, :, None], axis=1)
@@ -107,12 +125,31 @@ class SoftRows:
 
     def apply_transposed(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
         """The transpose of rows of P times y: a form of its own, or what reverse mode makes of `apply`."""
+        if self.mode is None or known_finite(y):
+            return self._transpose_finite(ranks, y)
+        plain = self._plain_forms()
+        extremes = self._extremes(plain.transposed or Pulled(plain.apply), ranks, y)
+        return self._transpose_finite(ranks, finite_part(self.keys, y)) + extremes
+
+    def _transpose_finite(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
         if self.mode is not None and self.forms.transposed is not None:
             return _call(self.forms.transposed, self.mode, ranks, self.keys, y, self.tau)
         if not self.forms.transposes:
             raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")
         start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
-        return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](placed_as_rows(y, self.keys))[0]
+        out = jax.vjp(lambda payload: self._apply_finite(ranks, payload, True), start)[1](placed_as_rows(y, self.keys))[
+            0
+        ]
+        return out if self.mode is None else out + spoiled(self.tau)[:, None, None]
+
+    def _plain_forms(self) -> Forms:
+        """Forms without kernels."""
+        return self.forms if self.forms is self.order.dense else self.order.xla
+
+    def _extremes(self, form: Callable, ranks: Ranks, payload: Array) -> Array:
+        """What a payload's infinities and NaN add to a form of its finite part."""
+        assert isinstance(ranks, range)
+        return _call(ExtremesOf(form), self._soft(), ranks, self.keys, payload, self.tau)
 
     def mask(self, k: Float[Array, " batch"]) -> Float[Array, "batch n"]:
         """The sum of the last k rows, k real: in [0, 1] where the method has a form for that."""
@@ -121,8 +158,8 @@ class SoftRows:
         weights = jnp.clip(k[:, None] - jnp.arange(self.n, dtype=k.dtype)[None], 0, 1)  # the largest first
         if self.mode is None:
             mask = unsort(weights, jnp.argsort(self.x, axis=-1, descending=True))
-            return jnp.where(jnp.any(jnp.isnan(self.x), axis=-1, keepdims=True), jnp.full_like(mask, jnp.nan), mask)
-        return self.apply_transposed(range(self.n), weights[:, ::-1, None])[:, :, 0]
+            return mask + spoiled(jnp.where(jnp.any(jnp.isnan(self.x), axis=-1), -1, jnp.ones_like(self.tau)))[:, None]
+        return self._transpose_finite(range(self.n), weights[:, ::-1, None])[:, :, 0]
 
     def solver_info(self, ranks: range) -> SolverInfo:
         """The report of the solver behind these rows."""
@@ -170,14 +207,10 @@ def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> Sof
     dtype = _check.compute_dtype(x.dtype)
     tau = layout.softness(softening.softness, dtype, hard=mode is None)
     rows = layout.rows(x.astype(dtype))
-    finite, bound = without_infinities(rows, tau)
-    if order.standardize if softening.standardize is None else softening.standardize:
-        if mode is not None:
-            _check.no_infinities(x)
-        keys = standardized(rows)
-    else:
-        keys = finite
-    return SoftRows(rows, finite, keys, tau, bound, mode, order, forms, layout, x.dtype)
+    standardize = order.standardize if softening.standardize is None else softening.standardize
+    if standardize and mode is not None:
+        _check.no_infinities(x)
+    return SoftRows(rows, prepare(rows, tau, standardize), mode, order, forms, layout, x.dtype)
 
 
 def one_hot(indices: Array, n: int, dtype) -> SoftIndex:

@@ -350,3 +350,60 @@ def test_elementwise_traced_softness_that_is_not_positive(name, mode, options):
     args = cases.elementwise_inputs(name, np.float32)
     for soft in (0.0, -1.0):
         assert np.isnan(cases.compiled_elementwise(name, mode, options)(args, soft)).all()
+
+
+LOWEST = float(jnp.finfo(jnp.float32).min)
+
+
+def masked_slopes(mode, method, x, scale, n):
+    """Results of a row's operators and gradients of a steep loss in them."""
+
+    def loss(x):
+        out = cases.bundle(mode, method, x, 0.1, ("sort", "max", "ranking"))
+        weights = scale * jnp.cos(jnp.arange(x.shape[-1], dtype=x.dtype))
+        kept = jnp.sum(weights * out["sort"]) + scale * jnp.sum(out["max"]) + jnp.sum(weights * out["ranking"])
+        return kept, out
+
+    return jax.jit(jax.grad(loss, has_aux=True))(jnp.asarray(x, jnp.float32))
+
+
+@pytest.mark.parametrize("method, mode", [("softsort", "smooth"), ("softsort", "c1"), ("neuralsort", "smooth")])
+@pytest.mark.parametrize("n", [5, 20])
+def test_masked_keys_are_far_below(method, mode, n):
+    """Keys at the lowest float lie below all others, which keep their values, and no product with one overflows."""
+    x = cases.sample(n, 26, np.float32)
+    x[:2] = LOWEST
+    slope, out = masked_slopes(mode, method, x, 4.0, n)
+    np.testing.assert_allclose(out["sort"][:2], x[:2], rtol=tolerance("float32", n))
+    assert np.isfinite(slope).all() and np.isfinite(out["ranking"]).all()
+    nearby = np.concatenate([x.max() - 100 * np.ones(2), x[2:]])  # as good as unreachable
+    near_slope, near_out = masked_slopes(mode, method, nearby, 4.0, n)
+    np.testing.assert_allclose(slope, near_slope, rtol=0, atol=allowed(x[2:], 0.1, method, n) * 4 * n * 10)
+    np.testing.assert_allclose(out["sort"][2:], near_out["sort"][2:], rtol=0, atol=allowed(x[2:], 0.1, method, n))
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+def test_standardised_rows_at_the_ends_of_the_range(mode):
+    """With a masked key no z-score overflows: it is below the others, which its deviation makes equal."""
+    x = np.array([0.3, LOWEST, -0.4, 1.0], np.float32)
+    mask = np.asarray(sj.top_k_mask(jnp.asarray(x), 1, mode=mode))
+    np.testing.assert_allclose(mask.sum(), 1, rtol=0, atol=tolerance("float32", 4, 1, "ot"))
+    assert mask[1] < mask[[0, 2, 3]].min()
+    slope = jax.grad(lambda x: 4 * sj.sort(x, mode=mode, method="ot").sum())(jnp.asarray(x))
+    np.testing.assert_allclose(slope.sum(), 16, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("mode", "method"), cases.REPRESENTATIVES)
+def test_the_ends_of_softness(mode, method):
+    """The smallest softness gives the hard operator, the largest constant rows; gradients stay finite."""
+    x = cases.sample(N, 27, np.float32)
+    mean = np.full(N, x.mean())
+    for soft in (1.2e-38, 1e-20):
+        out, hard = numpy_bundle(mode, method, x, soft), numpy_bundle("hard", method, x, soft)
+        np.testing.assert_allclose(out["sort"], hard["sort"], rtol=0, atol=tolerance("float32", N, N, method))
+    for soft in (1e20, 1e38):
+        np.testing.assert_allclose(numpy_bundle(mode, method, x, soft)["sort"], mean, rtol=0, atol=1e-5)
+    for soft in (1.2e-38, 1e-20, 1e38):
+        for row in (x, np.round(x), 0 * x):
+            dx, dsoft = compiled_slopes(mode, method)(jnp.asarray(np.stack([row] * 3)), soft)
+            assert np.isfinite(dx).all() and np.isfinite(dsoft)

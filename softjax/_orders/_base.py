@@ -118,6 +118,8 @@ def as_array(ranks: Ranks, dtype) -> jax.Array:
 
 def multiply(rows: Float[Array, "batch r n"], payload: Float[Array, "batch n d"]) -> Float[Array, "batch r d"]:
     """Rows of P times a payload, to full precision. One column is a sum, which XLA fuses with what makes the rows."""
+    # A weight of 0 has no derivative, and no cotangent: times a large payload it may overflow, and 0 * inf is NaN.
+    rows = jnp.where(rows == 0, jnp.zeros_like(rows), rows)
     if payload.shape[-1] == 1:
         return jnp.sum(rows * payload[:, None, :, 0], axis=-1, keepdims=True)
     return jnp.matmul(rows, payload, precision=jax.lax.Precision.HIGHEST)

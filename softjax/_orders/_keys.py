@@ -1,10 +1,56 @@
-"""From the input to the keys that an order works on: standardised, and with infinities at finite places."""
+"""From the input to the keys that an order works on: standardised, and with the farthest elements at nearer places."""
 
+from functools import partial
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from .._types import Float
 from ._base import Keys, PerRow
+
+_LIFT = 2.0**60
+"""Elements beyond the largest float / 256 are brought nearer by this factor: room for sums and cotangents."""
+
+
+class Prepared(NamedTuple):
+    """Rows as an order can work on them without overflow, and the way back from its values.
+
+    `finite` is the input with what lies far out moved nearer, `standard` its standardised form, None where that does not
+    matter. `tau` is NaN for rows that hold one. Soft values that stem from a moved element are to be multiplied by
+    `lift`; one beyond `bound` can only stem from an infinity.
+    """
+
+    finite: Keys
+    standard: Keys | None
+    tau: PerRow
+    lift: Float[Array, "batch 1"]
+    bound: Float[Array, "batch 1"]
+
+
+@partial(jax.jit, static_argnames="standardize", inline=True)
+def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
+    """What an order is to work on, for an input and a softness."""
+    top = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    if standardize:
+        # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
+        lift = jnp.where(top > _limit(x.dtype), jnp.full_like(top, _LIFT), jnp.ones_like(top))
+        finite = _with_slope_one(x / lift, x)
+        soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[:, 0]
+        return Prepared(finite, standardized(finite), soft, lift, jnp.full_like(top, jnp.finfo(x.dtype).max))
+    finite, largest, lift, bound = _brought_nearer(x, top, lax.stop_gradient(tau)[:, None])
+    return Prepared(finite, None, _in_range(tau, largest[:, 0], x.shape[-1]), lift, bound)
+
+
+@partial(jax.jit, inline=True)
+def restored(soft: Float[Array, "batch r"], prepared: Prepared) -> Float[Array, "batch r"]:
+    """Soft values of `prepared.finite` as soft values of the input."""
+    fixed, most = lax.stop_gradient(soft), float(jnp.finfo(soft.dtype).max)
+    lifted = lax.clamp(-most, fixed * prepared.lift, most) + (soft - fixed)
+    size = jnp.abs(fixed)
+    out = lifted if prepared.standard is not None else jnp.where(size > most / 2.0**80, lifted, soft)
+    return jnp.where(size > prepared.bound, fixed * jnp.inf, out)
 
 
 def standardized(x: Keys) -> Keys:
@@ -19,21 +65,57 @@ def standardized(x: Keys) -> Keys:
     variance = jnp.mean(centred**2, axis=-1, keepdims=True)
     varies = ~(variance <= (8 * jnp.finfo(x.dtype).eps) ** 2)  # true for NaN, which then propagates
     std = jnp.sqrt(jnp.where(varies, variance, jnp.ones_like(variance)))
-    return 1 / (1 + jnp.exp(-centred / std))
+    return jax.nn.sigmoid(centred / std)
 
 
-def without_infinities(x: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 1"]]:
-    """x with +-inf moved to finite places so far out that no finite element can feel them.
+def _limit(dtype) -> float:
+    """Beyond it lie the last 8 powers of two, with what masks elements: `jnp.finfo(dtype).min`."""
+    return float(jnp.finfo(dtype).max) / 256
 
-    Returns the keys and the bound beyond which a soft value can only stem from an infinity.
+
+def _with_slope_one(value: Keys, x: Keys) -> Keys:
+    """`value`, differentiated as x."""
+    return lax.stop_gradient(value) + (x - lax.stop_gradient(x))
+
+
+def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
+    """x with elements beyond `_limit` at nearer places, the largest of the others, the factor, and the bound beyond
+    which a soft value can only stem from an infinity.
+
+    Those places are still beyond the reach of all others. No order looks so far, so that only differences between
+    neighbours matter: derivatives are the input's own. Rows whose other keys or whose softness are large, too, keep
+    what is finite. Infinities go to finite places beyond everything else.
     """
-    infinite = jnp.isinf(x)
-    finite = jnp.where(infinite, jnp.zeros_like(x), x)
-    largest = lax.stop_gradient(jnp.max(jnp.abs(finite), axis=-1, keepdims=True))
-    reach = 2 * largest + 1000 * lax.stop_gradient(tau)[:, None]
-    place = jnp.minimum(largest + reach, jnp.finfo(x.dtype).max / 8)
-    bound = largest + (place - largest) / (4 * x.shape[-1])
-    return jnp.where(infinite, jnp.sign(x) * place, x), bound
+    most, size = float(jnp.finfo(x.dtype).max), lax.stop_gradient(jnp.abs(x))
+    far, any_far = size > _limit(x.dtype), top > _limit(x.dtype)
+    largest = jnp.max(jnp.where(far, 0, size), axis=-1, keepdims=True)
+    fits = any_far & (jnp.maximum(largest, tau * 2.0**20) < most / 2.0**84)
+    lift = jnp.where(fits, _LIFT, jnp.ones_like(top))
+    largest = jnp.where(any_far, most / jnp.where(fits, _LIFT, 8.0), largest)
+    place = jnp.where(fits, most / 2.0**42, jnp.minimum(3 * largest + 1000 * tau, most / 8))
+    bound = jnp.where(fits, 2 * largest, largest + (place - largest) / (4 * x.shape[-1]))
+    bound = jnp.where(jnp.isinf(top), bound, most)
+    largest, lift, bound, place = lax.optimization_barrier((largest, lift, bound, place))
+    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, _with_slope_one(x / lift, x))
+    return jnp.where(far, moved, x), largest, lift, bound
+
+
+def _in_range(tau: PerRow, largest: PerRow, n: int) -> PerRow:
+    """tau, but where it is so small that nothing is soft any more, or so large that rows of P are constant."""
+    info = jnp.finfo(tau.dtype)
+    smallest = float(info.tiny) ** 0.5 * 8  # its square is not lost
+    floor = jnp.where(largest > 0, jnp.minimum(largest / 2.0**24, smallest), smallest)
+    ceiling = jnp.clip(largest * (4 * n * n / float(info.eps)), 2.0**60, float(info.max) / 2.0**12)
+    return lax.optimization_barrier(jnp.clip(tau, floor, ceiling))
+
+
+@partial(jax.jit, inline=True)
+def spoiled(tau: PerRow) -> PerRow:
+    """What to add to results: NaN for rows whose softness is not positive, else 0.
+
+    A compiler's vectorised exponential may make a number of NaN.
+    """
+    return jnp.where(tau > 0, jnp.zeros_like(tau), jnp.full_like(tau, jnp.nan))
 
 
 def knots(s: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:

@@ -16,6 +16,7 @@ from .._modes import Mode
 from .._types import Float
 from ._band.ties import tie_tangents
 from ._base import Forms, Keys, PerRow, Ranks, always, applied, as_array
+from ._keys import spoiled
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -29,7 +30,7 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     """Rows of P for ascending keys s, in their order."""
     batch, n = s.shape
     if n == 1:
-        return mode.project(jnp.zeros((batch, len(ranks), 1), s.dtype) + s[:, :, None] * 0)
+        return jnp.ones((batch, len(ranks), 1), s.dtype) + spoiled(tau)[:, None, None]
     scale = tau[:, None, None]
     r = as_array(ranks, s.dtype)[:, None]
     j = jnp.arange(n - 1, dtype=s.dtype)[None, :]
@@ -41,7 +42,8 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     right = jnp.cumsum(jnp.where((j >= jnp.floor(r))[None], steps, zero), axis=-1)
     left = jnp.cumsum(jnp.where((j < jnp.floor(r))[None], steps, zero)[..., ::-1], axis=-1)[..., ::-1]
     logits = jnp.concatenate([start, right], axis=-1) - jnp.concatenate([left, start], axis=-1)
-    return mode.project(jnp.maximum(logits, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
+    p = mode.project(jnp.maximum(logits, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
+    return p + spoiled(tau)[:, None, None]
 
 
 @jax.custom_jvp

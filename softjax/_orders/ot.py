@@ -19,6 +19,7 @@ from .._transport import Problem, SolverInfo, plan, potentials
 from .._transport_pair import pair_mask
 from .._types import Float
 from ._base import Forms, Keys, PerRow, Ranks, always, applied
+from ._keys import spoiled
 
 
 class Targets(NamedTuple):
@@ -64,7 +65,12 @@ def targets(ranks: Ranks, n: int, dtype) -> Targets:
 
 def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
     t = targets(ranks, x.shape[-1], x.dtype)
-    return Problem(x, t.anchors, t.masses, tau), t.bins
+    return Problem(x, t.anchors, t.masses, _resolved(tau)), t.bins
+
+
+def _resolved(tau: PerRow) -> PerRow:
+    """tau, but where floats no longer resolve logits of size 1 / tau: no smaller one decides anything."""
+    return jnp.maximum(tau, float(jnp.finfo(tau.dtype).eps) / 8)
 
 
 def _pick(a: Array, bins: np.ndarray) -> Array:
@@ -80,18 +86,19 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
     problem, bins = _problem(x, ranks, tau)
     mass = _pick(plan(problem, mode), bins)
     # 1 up to the solver's tolerance, and constant: the potentials' derivative keeps the sums.
-    return mass / lax.stop_gradient(jnp.sum(mass, axis=-1, keepdims=True))
+    return mass / lax.stop_gradient(jnp.sum(mass, axis=-1, keepdims=True)) + spoiled(tau)[:, None, None]
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """Every element's expected anchor: rows of the plan are distributions over the ranks."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    return jnp.matmul(positions, plan(_problem(x, range(x.shape[-1]), tau)[0], mode), precision="highest")
+    p = plan(_problem(x, range(x.shape[-1]), tau)[0], mode)
+    return jnp.matmul(positions, p, precision="highest") + spoiled(tau)[:, None]
 
 
 def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
     """Transport to two anchors, of masses n - k and k: the upper one's column."""
-    return pair_mask(mode, x, k, tau)[0]
+    return pair_mask(mode, x, k, _resolved(tau))[0] + spoiled(tau)[:, None]
 
 
 DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always, mask=mask)
@@ -115,7 +122,7 @@ def streamed_apply(
     psi, _ = stream.potentials(mode, problem)
     payload = x[:, :, None] if payload is None else payload
     sums = stream.collect(mode, psi, problem, jnp.concatenate([payload, jnp.ones_like(payload[:, :, :1])], axis=2))
-    return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins]
+    return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins] + spoiled(tau)[:, None, None]
 
 
 def streamed_transposed(
@@ -128,7 +135,7 @@ def streamed_transposed(
     psi, _ = stream.potentials(mode, problem)
     received = stream.column_sums(mode, psi, problem)[:, bins, None]
     values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
-    return stream.distribute(mode, psi, problem, values)
+    return stream.distribute(mode, psi, problem, values) + spoiled(tau)[:, None, None]
 
 
 def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
@@ -138,7 +145,7 @@ def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     problem, _ = _problem(x, range(x.shape[-1]), tau)
     psi, _ = stream.potentials(mode, problem)
     positions = jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=x.dtype), x.shape)
-    return stream.distribute(mode, psi, problem, positions[:, :, None])[:, :, 0]
+    return stream.distribute(mode, psi, problem, positions[:, :, None])[:, :, 0] + spoiled(tau)[:, None]
 
 
 def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:

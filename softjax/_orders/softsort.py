@@ -5,7 +5,8 @@ from jax import Array, lax
 
 from .._modes import Mode
 from .._types import Float
-from ._base import Forms, Keys, PerRow, Ranks, always, applied
+from ._base import Forms, Keys, PerRow, Ranks, always, applied, multiply
+from ._keys import spoiled
 from ._sorted import largest, pick
 
 
@@ -25,7 +26,8 @@ def _distributions(from_keys: Array, to_keys: Array, tau: PerRow, mode: Mode) ->
     distance = difference * lax.stop_gradient(jnp.sign(difference))  # jnp.abs has derivative 1 at a tie
     scale = tau[:, None, None]
     # Clamped where the weight is zero anyway, so that neither distance nor derivative overflows.
-    return mode.project(-jnp.minimum(distance, mode.reach * scale) / scale)
+    p = mode.project(-jnp.minimum(distance, mode.reach * scale) / scale)
+    return p + spoiled(tau)[:, None, None]
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -33,11 +35,18 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
     return _distributions(order_statistics(x, ranks), x, tau, mode)
 
 
+def _mean_positions(s: Keys) -> Keys:
+    """The positions of ascending keys, ties sharing their mean: whichever of them comes first has no say."""
+    before, through = (
+        jnp.sum(compare(s[:, None, :], s[:, :, None]), axis=-1) for compare in (jnp.less, jnp.less_equal)
+    )
+    return (before + through - 1).astype(s.dtype) / 2
+
+
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
-    positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    weights = _distributions(x, jnp.sort(x, axis=-1), tau, mode)
-    return jnp.matmul(weights, positions, precision=lax.Precision.HIGHEST)
+    s = jnp.sort(x, axis=-1)
+    return multiply(_distributions(x, s, tau, mode), _mean_positions(s)[:, :, None])[:, :, 0]
 
 
 DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always)

@@ -11,7 +11,8 @@ from .._types import Float
 from ._base import Keys, PerRow, Ranks
 from ._keys import knots
 from ._sorted import pick, sort_with_permutation, unsort
-from ._window.rules import rows
+from ._ties import kink, mean_positions
+from ._window.rules import Rows
 
 
 def _scale(s: Keys, tau: PerRow) -> Float[Array, "batch 1"]:
@@ -29,11 +30,12 @@ def _sorted_rows(s: Keys, payload: Float[Array, "batch n d"] | None, tau: PerRow
     s, tau, spoil = knots(s, tau)
     scale = _scale(s, tau)
     s, tau = s * scale, tau * scale
-    if payload is None:
-        y = rows(mode.degree, s, tau, s[:, :, None]) / scale[:, :, None]
-    else:
-        y = rows(mode.degree, s, tau, payload)
-    return y + spoil[:, :, None]
+    m = mode.degree
+    y, reach, total, centre, _ = Rows(m)(s, tau, s[:, :, None] if payload is None else payload)
+    # `centre` is less the own payload, and the tie shares it: a distance of 0 has the weight reach^m / total.
+    weight = m * reach ** (m - 1) / total
+    y = y + kink(s, -weight[:, :, None] * centre)
+    return (y / scale[:, :, None] if payload is None else y) + spoil[:, :, None]
 
 
 def apply(
@@ -49,5 +51,4 @@ def apply(
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     s, permutation = sort_with_permutation(x)
-    positions = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=s.dtype)[None, :, None], (*s.shape, 1))
-    return unsort(_sorted_rows(s, positions, tau, mode)[..., 0], permutation)
+    return unsort(_sorted_rows(s, mean_positions(s)[:, :, None], tau, mode)[..., 0], permutation)

@@ -8,7 +8,7 @@ tied elements with equal payloads get equal gradients, and dense and banded form
 import jax.numpy as jnp
 from jax import Array
 
-from .._recurrence import decayed_sums
+from .._ties import SIGNED, tied
 
 
 def tie_terms(s: Array, x: Array) -> tuple[Array, Array]:
@@ -28,6 +28,4 @@ def tie_tangents(s: Array, x: Array) -> tuple[Array, Array]:
 
 def _within_groups(s: Array, x: Array) -> tuple[Array, ...]:
     """sum_{i in T} sign(j - i) x_i for every column of x (..., n, d)."""
-    tied = jnp.pad((s[..., 1:] == s[..., :-1]).astype(x.dtype), [(0, 0)] * (s.ndim - 1) + [(1, 0)])
-    (left,), (right,) = (decayed_sums(tied, x, reverse=reverse) for reverse in (False, True))
-    return tuple(jnp.moveaxis(left - right, -1, 0))
+    return tuple(jnp.moveaxis(SIGNED(tied(s), x), -1, 0))

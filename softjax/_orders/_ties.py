@@ -1,0 +1,96 @@
+"""The derivative of |s_i - s_j| at ties, 0 whatever the order of the elements.
+
+Forms for sorted keys differentiate |s_i - s_j| from one side, by index: as sign(i - j) (ds_i - ds_j). For the tie group T
+of i, that adds to the tangent of row i
+
+    -f_i sum_{j in T} sign(i - j) (ds_i - ds_j) u_j,        u_j = v_j - c_i,
+
+which is not to be there: v is the payload, and f_i and the centre c_i are the same for all of T. `kink` is zero with
+the derivative that takes it away.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from .._types import Float
+from ._base import Keys
+from ._linear import Operator
+
+Columns = Float[Array, "*batch n d"]
+
+
+def tied(s: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """1 where an ascending key equals the one before it, else 0."""
+    s = lax.stop_gradient(s)
+    return jnp.pad((s[..., 1:] == s[..., :-1]).astype(s.dtype), [(0, 0)] * (s.ndim - 1) + [(1, 0)])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Signed(Operator):
+    """(tied | u) -> sum_{j in T} sign(i - j) u_j, by doubling: as many steps as the longest group has bits, or none."""
+
+    fixed = 1
+
+    def shapes(self, *args):
+        return args[1:]
+
+    def run(self, *args):
+        link, u = args
+        n = link.shape[-1]
+
+        def double(state):
+            step, before, after, left, right = state
+            back, ahead = (lambda a: jnp.roll(a, step, axis=1)), (lambda a: jnp.roll(a, -step, axis=1))
+            left = left + jnp.where(before[:, :, None], back(left), jnp.zeros_like(left))
+            right = right + jnp.where(after[:, :, None], ahead(right), jnp.zeros_like(right))
+            return 2 * step, before & back(before), after & ahead(after), left, right
+
+        before = link > 0
+        after = jnp.pad(before[:, 1:], ((0, 0), (0, 1)))
+        first = jnp.ones((), jnp.int32), before, after, u, u
+        left, right = lax.while_loop(lambda state: (state[0] < n) & jnp.any(state[1]), double, first)[3:]
+        return (left - right,)
+
+    def transpose(self, fixed, cotangents):
+        return (-self(*fixed, *cotangents),)
+
+    def tangent(self, fixed, moving, dfixed, out):
+        return tuple(map(jnp.zeros_like, out))
+
+
+SIGNED = _Signed()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kink(Operator):
+    """(s | u) -> 0; its own transpose."""
+
+    fixed = 1
+
+    def shapes(self, *args):
+        return args[1:]
+
+    def run(self, *args):
+        return (jnp.zeros_like(args[1]),)
+
+    def transpose(self, fixed, cotangents):
+        return (self(*fixed, *cotangents),)
+
+    def tangent(self, fixed, moving, dfixed, out):
+        (s,), (u,), ds = fixed, moving, dfixed[0][..., None]
+        link = tied(s)
+        return (ds * SIGNED(link, u) - SIGNED(link, ds * u),)
+
+
+def kink(s: Keys, u: Columns) -> Columns:
+    """Zero, with the tangent sum_{j in T} sign(i - j) (ds_i - ds_j) u_j."""
+    return _Kink()(s, u)
+
+
+def mean_positions(s: Keys) -> Keys:
+    """The positions of ascending keys, ties sharing their mean."""
+    positions = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=s.dtype), s.shape)
+    before_less_after = SIGNED(tied(s), jnp.ones_like(s)[:, :, None])[:, :, 0]
+    return positions - before_less_after / 2
