@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from . import _check
 from ._types import Axis, Float, Softness
+from ._varying import vary_alike
 
 
 def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -120,7 +121,8 @@ def by_shard(function: Callable[..., Any], *arrays: jax.Array | None, shared: Se
 
 
 def placed_as_rows(a: jax.Array, rows: jax.Array) -> jax.Array:
-    """a (batch, ...) where the rows (batch, ...) are, on a mesh with explicit axes."""
+    """a (batch, ...) where the rows (batch, ...) are: on a mesh with explicit axes, and over manual ones."""
+    a, _ = vary_alike((a, rows))
     sharding = jax.typeof(rows).sharding
     if not getattr(sharding.mesh, "explicit_axes", ()):
         return a

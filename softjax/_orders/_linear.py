@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ._partition import by_rows
+from .._varying import vary_alike
+from ._partition import by_rows, row_spec
 
 try:  # Which devices a program is lowered for is told to these primitives alone.
     from jax._src.dispatch import prim_requires_devices_during_lowering as _told_devices
@@ -46,7 +48,8 @@ class Operator(abc.ABC):
     """A linear operator out = A(*fixed)(*moving) on arrays that share their leading dimensions.
 
     `run` computes it on (batch, ...) arrays; `transpose(fixed, cotangents)` applies A^T;
-    `tangent(fixed, moving, dfixed, out)` differentiates it with respect to `fixed`.
+    `tangent(fixed, moving, dfixed, out)` differentiates it with respect to `fixed`; for results that are no floats its
+    answer is not used.
     A subclass is a frozen dataclass: its fields are the operator's static parameters. `fixed` counts the first kind of
     arguments. `run_on` differs from `run` where a platform has its own way.
     """
@@ -63,7 +66,7 @@ class Operator(abc.ABC):
 
     def bind(self, *args: Array) -> tuple[Array, ...]:
         """All results, also where there is one."""
-        return tuple(_linear_p.bind(*args, op=self))
+        return tuple(_linear_p.bind(*vary_alike(args), op=self))
 
     @abc.abstractmethod
     def run(self, *args: Array) -> tuple[Array, ...]:
@@ -119,9 +122,11 @@ def _jvp(primals, tangents, *, op):
         terms.append(op.bind(*fixed, *map(ad.instantiate_zeros, dmoving)))
     if not all(isinstance(t, ad.Zero) for t in dfixed):
         terms.append(op.tangent(fixed, moving, tuple(map(ad.instantiate_zeros, dfixed)), known))
+    none = [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
     if not terms:
-        return out, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
-    return out, [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
+        return out, none
+    sums = [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
+    return out, [s if jnp.issubdtype(x.dtype, jnp.inexact) else z for x, s, z in zip(out, sums, none, strict=True)]
 
 
 def _transpose(cotangents, *args, op):
@@ -142,7 +147,15 @@ def _batch(args, axes, *, op):
 
 def _abstract(*avals, op):
     structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-    return [ShapedArray(o.shape, o.dtype) for o in op.shapes(*structs)], op.effects(*structs)
+    return [_result(avals[0], o) for o in op.shapes(*structs)], op.effects(*structs)
+
+
+def _result(first: ShapedArray, out: Any) -> ShapedArray:
+    """A result's type: it is sharded, and varies over manual axes, as the rows of the first argument."""
+    lead = first.ndim - 1
+    spec = PartitionSpec(*row_spec(first.sharding, lead), *(None,) * (len(out.shape) - lead))
+    sharding = NamedSharding(first.sharding.mesh, spec)
+    return first.update(shape=out.shape, dtype=out.dtype, weak_type=False, sharding=sharding)
 
 
 def _run_now(*args, op):
@@ -171,6 +184,8 @@ def _lower(ctx, *args, op):
     run = partial(op.evaluate, target=target if len(platforms) == 1 else None)
     if split:
         run = by_rows(run, ctx.avals_in[0].ndim - 1)
+    # Sharding and manual axes are the primitive's affair: inside, every loop may start from a constant.
+    ctx = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
     return mlir.lower_fun(lambda *a: list(run(*a)), multiple_results=True)(ctx, *args)
 
 

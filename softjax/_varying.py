@@ -1,0 +1,28 @@
+"""Manual mesh axes that arrays vary over, inside `jax.shard_map`."""
+
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+
+T = TypeVar("T")
+
+
+def vary_alike(tree: T) -> T:
+    """The arrays, cast so that each varies over the manual axes that any of them varies over.
+
+    A loop wants that of its carry, where JAX's own functions do it by themselves.
+    """
+    axes = set().union(*map(_varying, jax.tree.leaves(tree)))
+    return jax.tree.map(lambda a: _cast(a, tuple(sorted(axes - _varying(a)))), tree) if axes else tree
+
+
+def _varying(a: Any) -> set[str]:
+    aval: Any = jax.typeof(a)
+    return set(aval.vma if hasattr(aval, "vma") else aval.mat.varying)
+
+
+def _cast(a: Any, axes: tuple[str, ...]) -> Any:
+    if not axes:
+        return a
+    return lax.pcast(a, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, axes)
