@@ -71,5 +71,5 @@ def _mask(operand: ArrayLike, k: ArrayLike, axis: int, softening: Softening, sig
     soft = enter(sign * x, layout, softening, index=False)
     size = _check.between("k", k, 0, layout.n)
     per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
-    wanted = jnp.broadcast_to(per_row, layout.batch_shape).reshape(soft.tau.shape)
+    wanted = jnp.broadcast_to(per_row, layout.batch_shape)
     return layout.along(soft.mask(wanted)).astype(x.dtype)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
@@ -41,28 +41,26 @@ def _neighbours(q: Array, n: int, rule: Callable, step: float, dtype) -> tuple[A
 
 
 def _blend(soft: SoftRows, q: Array, rule: Callable, rows_at: Callable[[Array], Array]) -> Array:
-    """Rows (or values) at each q: (batch, m, ...) for q (m,)."""
-    dtype = soft.keys.dtype
+    """Rows (or values) at each q: (*batch, m, ...) for q (m,)."""
+    dtype, axis = soft.keys.dtype, soft.keys.ndim - 1
     lower, upper, weight = _neighbours(q, soft.n, rule, soft.order.rank_step, dtype)
     both = jnp.stack([lower, upper], axis=1).reshape(-1)
     if soft.order.joint:  # rows wanted together would influence each other: one problem each
-        found = jnp.moveaxis(jax.vmap(rows_at)(both[:, None])[:, :, 0], 0, 1)
+        found = jnp.squeeze(jax.vmap(rows_at, out_axes=axis)(both[:, None]), axis + 1)
     else:
         found = rows_at(both)
-    below, above = found[:, 0::2], found[:, 1::2]
-    weight = weight.reshape((1, -1) + (1,) * (found.ndim - 2)).astype(found.dtype)
+    below, above = (lax.slice_in_dim(found, first, None, 2, axis) for first in (0, 1))
+    weight = weight.reshape((1,) * axis + (-1,) + (1,) * (found.ndim - axis - 1)).astype(found.dtype)
     return (1 - weight) * below + weight * above
 
 
-def _lead(q_ndim: int, y: Array, restore: Callable[[Array], Array]) -> Array:
-    """(batch, m, ...) -> m in front, each restored; a scalar q has no such axis."""
+def _lead(q_ndim: int, y: Array, axis: int, restore: Callable[[Array], Array]) -> Array:
+    """(*batch, m, ...) -> m in front, each restored; `axis` is m's. A scalar q has no such axis."""
     if q_ndim == 0:
-        return restore(y[:, 0])
-    return jnp.stack([restore(y[:, i]) for i in range(y.shape[1])]) if y.shape[1] else _no_quantiles(y, restore)
-
-
-def _no_quantiles(y: Array, restore: Callable[[Array], Array]) -> Array:
-    return restore(jnp.zeros(y.shape[:1] + y.shape[2:], y.dtype))[None][:0]
+        return restore(jnp.squeeze(y, axis))
+    if y.shape[axis] == 0:
+        return restore(jnp.zeros(y.shape[:axis] + y.shape[axis + 1 :], y.dtype))[None][:0]
+    return jnp.stack([restore(lax.index_in_dim(y, i, axis, keepdims=False)) for i in range(y.shape[axis])])
 
 
 def _value(
@@ -74,7 +72,7 @@ def _value(
     if soft.mode is None:
         return jnp.quantile(x, probability.astype(x.dtype), axis=layout.axes, method=rule, keepdims=keepdims)
     y = _blend(soft, probability.reshape(-1), resolved, lambda ranks: soft.wide_values(ranks, gated))
-    return _lead(probability.ndim, y, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
+    return _lead(probability.ndim, y, soft.tau.ndim, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
 
 
 def _index(
@@ -84,7 +82,7 @@ def _index(
     soft = enter(x, layout, softening, index=True)
     rows_at = soft.wide_rows if soft.mode is not None else lambda ranks: _hard_rows(soft.x, ranks)
     p = _blend(soft, probability.reshape(-1), resolved, rows_at)
-    return _lead(probability.ndim, p, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
+    return _lead(probability.ndim, p, soft.tau.ndim, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
 
 
 def _prepare(
@@ -95,7 +93,7 @@ def _prepare(
     return x, probability, layout_reduced(x, axis), _check.flag("keepdims", keepdims), resolved
 
 
-def _hard_rows(x: Float[Array, "batch n"], ranks: Array) -> Float[Array, "batch r n"]:
+def _hard_rows(x: Float[Array, "*batch n"], ranks: Array) -> Float[Array, "*batch r n"]:
     """One-hot rows at integer ranks; at a half-integer both neighbours' mean."""
     order = jnp.argsort(x, axis=-1)
     ends = (jnp.floor(ranks), jnp.ceil(ranks))

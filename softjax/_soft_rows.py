@@ -3,6 +3,7 @@
 sort(x) = P @ x      top_k(x, k) = P[-k:] @ x, P[-k:]      argsort(x) = P      max(x) = P[-1] @ x
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import _check, _dispatch
-from ._axis import Layout, by_shard, placed_as_rows
+from ._axis import Layout, over_rows, placed_as_rows
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
@@ -41,11 +42,11 @@ class SoftRows:
     beyond `bound` stem from an infinity. `mode` is None for the hard operator.
     """
 
-    x: Float[Array, "batch n"]
-    finite: Float[Array, "batch n"]
-    keys: Float[Array, "batch n"]
-    tau: Float[Array, " batch"]
-    bound: Float[Array, "batch 1"]
+    x: Float[Array, "*batch n"]
+    finite: Float[Array, "*batch n"]
+    keys: Float[Array, "*batch n"]
+    tau: Float[Array, "*batch"]
+    bound: Float[Array, "*batch 1"]
     mode: Mode | None
     order: Order
     forms: Forms
@@ -60,69 +61,70 @@ class SoftRows:
         assert self.mode is not None
         return self.mode
 
-    def rows(self, ranks: Ranks) -> Float[Array, "batch r n"]:
+    def rows(self, ranks: Ranks) -> Float[Array, "*batch r n"]:
         """Rows of P in the input's dtype."""
         return self.wide_rows(ranks).astype(self.dtype)
 
-    def values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
+    def values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "*batch r"]:
         """Rows of P times the input, in its dtype."""
         return self.wide_values(ranks, gated_grad).astype(self.dtype)
 
-    def wide_rows(self, ranks: Ranks) -> Float[Array, "batch r n"]:
+    def wide_rows(self, ranks: Ranks) -> Float[Array, "*batch r n"]:
         """Rows of P in the dtype they were computed in; one-hot in the hard mode."""
         if self.mode is None:
-            return one_hot(pick(jnp.argsort(self.x, axis=-1), ranks), self.n, self.x.dtype)
+            return one_hot(pick(jnp.argsort(self.x, axis=-1), ranks, axis=-1), self.n, self.x.dtype)
         assert self.forms.rows is not None
         return _call(self.forms.rows, self.mode, ranks, self.keys, self.tau)
 
-    def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
+    def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "*batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
-        payload = None if gated_grad and self.keys is self.finite else self.finite[:, :, None]
-        return self.with_infinities(self.apply(ranks, payload, gated_grad)[:, :, 0])
+        payload = None if gated_grad and self.keys is self.finite else self.finite[..., None]
+        return self.with_infinities(self.apply(ranks, payload, gated_grad)[..., 0])
 
-    def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "batch r"], SoftIndex]:
+    def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "*batch r"], SoftIndex]:
         """`values` and `rows`; of one soft permutation where the values are made of rows anyway."""
         if not self.forms.writes(self.n, ranks):
             return self.values(ranks, gated_grad), self.rows(ranks)
         rows = self.wide_rows(ranks)
         weights = rows if gated_grad else lax.stop_gradient(rows)
-        soft = multiply(weights, self.finite[:, :, None])[:, :, 0]
+        soft = multiply(weights, self.finite[..., None])[..., 0]
         return self.with_infinities(soft).astype(self.dtype), rows.astype(self.dtype)
 
-    def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
+    def with_infinities(self, soft: Float[Array, "*batch r"]) -> Float[Array, "*batch r"]:
         """P times `finite`, with infinity where it can only stem from one."""
         infinity = jnp.full_like(soft, jnp.inf) * jnp.sign(soft)
         infinite = jnp.any(jnp.isinf(self.x), axis=-1, keepdims=True)
         return jnp.where(infinite & (jnp.abs(soft) > self.bound), infinity, soft)
 
     def apply(
-        self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool = True
-    ) -> Float[Array, "batch r d"]:
+        self, ranks: Ranks, payload: Float[Array, "*batch n d"] | None, gated_grad: bool = True
+    ) -> Float[Array, "*batch r d"]:
         """Rows of P times a payload, None for the keys; in the hard mode its elements in the order of the keys."""
         if self.mode is None:
-            order = pick(jnp.argsort(self.x, axis=-1), ranks)
-            return jnp.take_along_axis(self.x[:, :, None] if payload is None else payload, order[:, :, None], axis=1)
+            order = pick(jnp.argsort(self.x, axis=-1), ranks, axis=-1)
+            return jnp.take_along_axis(self.x[..., None] if payload is None else payload, order[..., None], axis=-2)
         keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
         return _call(self.forms.apply, self.mode, ranks, keys, payload, tau)
 
-    def apply_transposed(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
+    def apply_transposed(self, ranks: Ranks, y: Float[Array, "*batch r d"]) -> Float[Array, "*batch n d"]:
         """The transpose of rows of P times y: a form of its own, or what reverse mode makes of `apply`."""
         if self.mode is not None and self.forms.transposed is not None:
             return _call(self.forms.transposed, self.mode, ranks, self.keys, y, self.tau)
         if not self.forms.transposes:
             raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")
-        start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
+        start = placed_as_rows(jnp.zeros((*y.shape[:-2], self.n, y.shape[-1]), y.dtype), self.keys)
         return jax.vjp(lambda payload: self.apply(ranks, payload), start)[1](placed_as_rows(y, self.keys))[0]
 
-    def mask(self, k: Float[Array, " batch"]) -> Float[Array, "batch n"]:
+    def mask(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
         """The sum of the last k rows, k real: in [0, 1] where the method has a form for that."""
         if self.mode is not None and self.forms.mask is not None:
             return _call(self.forms.mask, self.mode, None, self.keys, k, self.tau)
-        weights = jnp.clip(k[:, None] - jnp.arange(self.n, dtype=k.dtype)[None], 0, 1)  # the largest first
+        position = lax.broadcasted_iota(k.dtype, (*k.shape, self.n), k.ndim)  # the largest first
+        weights = jnp.clip(k[..., None] - position, 0, 1)
         if self.mode is None:
-            mask = unsort(weights, jnp.argsort(self.x, axis=-1, descending=True))
+            mask = over_rows(_unsort, jnp.argsort(self.x, axis=-1, descending=True), weights)
             return jnp.where(jnp.any(jnp.isnan(self.x), axis=-1, keepdims=True), jnp.full_like(mask, jnp.nan), mask)
-        return self.apply_transposed(range(self.n), weights[:, ::-1, None])[:, :, 0]
+        return self.apply_transposed(range(self.n), weights[..., ::-1, None])[..., 0]
 
     def solver_info(self, ranks: range) -> SolverInfo:
         """The report of the solver behind these rows."""
@@ -131,29 +133,41 @@ class SoftRows:
             _check.wrong("method", self.order.name, f"{able} in a soft mode: the others solve nothing")
         return _call(self.order.info, self.mode, ranks, self.keys, self.tau)
 
-    def rank(self) -> Float[Array, "batch n"]:
+    def rank(self) -> Float[Array, "*batch n"]:
         """Zero-based ascending ranks, not yet in the input's dtype."""
         return _call(self.forms.rank, self._soft(), None, self.keys, self.tau)
 
 
 def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None) -> Any:
     """form(keys, [ranks], [payload], tau, mode), compiled: an eager call compiles it once for each shape."""
-    _dispatch.note(form, arrays[0], *(() if ranks is None else (ranks,)), *arrays[1:], mode)
+    keys, *rest = (None if a is None else _of_rows(a, arrays[0]) for a in arrays)
+    _dispatch.note(form, keys, *(() if ranks is None else (ranks,)), *rest, mode)
     if isinstance(ranks, jax.Array):
         return _with_traced_ranks(form, mode, ranks, *arrays)
     return _with_static_ranks(form, mode, ranks, *arrays)
 
 
+def _of_rows(a: Array, keys: Array | None) -> jax.ShapeDtypeStruct:
+    """The type of an array whose batch axes, which are those of the keys, are one."""
+    assert keys is not None
+    lead = keys.ndim - 1
+    return jax.ShapeDtypeStruct((math.prod(a.shape[:lead]), *a.shape[lead:]), a.dtype)
+
+
 @partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _with_static_ranks(form, mode, ranks, keys, *rest):
     given = () if ranks is None else (ranks,)
-    return by_shard(lambda keys, *rest: form(keys, *given, *rest, mode), keys, *rest)
+    return over_rows(lambda keys, *rest: form(keys, *given, *rest, mode), keys, *rest)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _with_traced_ranks(form, mode, ranks, keys, *rest):
     call = lambda keys, *rest: form(keys, rest[-1], *rest[:-1], mode)
-    return by_shard(call, keys, *rest, shared=(ranks,))
+    return over_rows(call, keys, *rest, shared=(ranks,))
+
+
+def _unsort(permutation: Array, y: Array) -> Array:
+    return unsort(y, permutation)
 
 
 def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:

@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_along, layout_reduced
+from ._axis import Layout, layout_along, layout_reduced, over_rows
 from ._payload import sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -51,7 +51,7 @@ def argsort(
     if soft.mode is None:
         return one_hot(jnp.argsort(x, axis=layout.axes[0], descending=descending), layout.n, x.dtype)
     p = soft.rows(range(soft.n))
-    return layout.along_index(p[:, ::-1] if descending else p)
+    return layout.along_index(p[..., ::-1, :] if descending else p)
 
 
 def sort(
@@ -92,7 +92,7 @@ def sort(
     if soft.mode is None:
         return jnp.sort(x, axis=layout.axes[0], descending=descending)
     y = soft.values(range(soft.n), gated_grad)
-    return layout.along(y[:, ::-1] if descending else y)
+    return layout.along(y[..., ::-1] if descending else y)
 
 
 def _end(n: int, largest: bool) -> range:
@@ -106,7 +106,7 @@ def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Soft
     if soft.mode is None:
         hard = jnp.argmax if largest else jnp.argmin
         return one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, x.dtype)
-    p = soft.rows(_end(soft.n, largest))[:, 0]
+    p = soft.rows(_end(soft.n, largest))[..., 0, :]
     return layout.reduced_index(p, keepdims)
 
 
@@ -116,7 +116,7 @@ def _extreme(a: ArrayLike, axis: Axis, keepdims: bool, softening: Softening, gat
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return (jnp.max if largest else jnp.min)(x, axis=layout.axes, keepdims=keepdims)
-    y = soft.values(_end(soft.n, largest), gated_grad)[:, 0]
+    y = soft.values(_end(soft.n, largest), gated_grad)[..., 0]
     return layout.reduced(y, keepdims)
 
 
@@ -264,7 +264,7 @@ def argtop_k(
     x, layout, k, soft = _top(operand, k, axis, softening)
     if soft.mode is None:
         return _hard_top_k(x, layout, k)[1]
-    return layout.along_index(soft.rows(_top_ranks(soft.n, k))[:, ::-1])
+    return layout.along_index(soft.rows(_top_ranks(soft.n, k))[..., ::-1, :])
 
 
 def top_k(
@@ -302,7 +302,7 @@ def top_k(
         return _hard_top_k(x, layout, k)
     ranks = _top_ranks(soft.n, k)
     values, rows = soft.values_and_rows(ranks, gated_grad)
-    return layout.along(values[:, ::-1]), layout.along_index(rows[:, ::-1])
+    return layout.along(values[..., ::-1]), layout.along_index(rows[..., ::-1, :])
 
 
 def ranking(
@@ -363,7 +363,7 @@ def _ranking(a: ArrayLike, axis: int | None, descending: bool, softening: Soften
     x, layout = layout_along(_check.real("a", a), axis)
     descending = _check.flag("descending", descending)
     soft = enter(x, layout, softening, index=False)
-    ascending = _hard_ranking(soft.x) if soft.mode is None else soft.rank()
+    ascending = over_rows(_hard_ranking, soft.x) if soft.mode is None else soft.rank()
     ranks = soft.n - 1 - ascending if descending else ascending
     return layout.along((ranks + first).astype(x.dtype))
 

@@ -1,4 +1,4 @@
-"""Manual mesh axes that arrays vary over, inside `jax.shard_map`."""
+"""What encloses a call: manual mesh axes that arrays vary over, and explicit ones that `jax.vmap` maps."""
 
 from typing import Any, TypeVar
 
@@ -26,3 +26,12 @@ def _cast(a: Any, axes: tuple[str, ...]) -> Any:
     if not axes:
         return a
     return lax.pcast(a, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, axes)
+
+
+def mapped_mesh_axes() -> frozenset[str]:
+    """Explicit axes along which an enclosing `jax.vmap` maps: an array's sharding does not name them."""
+    try:
+        from jax._src.core import get_axis_env
+    except ImportError:
+        return frozenset()
+    return frozenset(getattr(get_axis_env(), "explicit_mesh_axis_names", ()))

@@ -119,7 +119,7 @@ def as_array(ranks: Ranks, dtype) -> jax.Array:
 def multiply(rows: Float[Array, "batch r n"], payload: Float[Array, "batch n d"]) -> Float[Array, "batch r d"]:
     """Rows of P times a payload, to full precision. One column is a sum, which XLA fuses with what makes the rows."""
     if payload.shape[-1] == 1:
-        return jnp.sum(rows * payload[:, None, :, 0], axis=-1, keepdims=True)
+        return jnp.sum(rows * payload[..., None, :, 0], axis=-1, keepdims=True)
     return jnp.matmul(rows, payload, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -30,7 +30,7 @@ def without_infinities(x: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 
     infinite = jnp.isinf(x)
     finite = jnp.where(infinite, jnp.zeros_like(x), x)
     largest = lax.stop_gradient(jnp.max(jnp.abs(finite), axis=-1, keepdims=True))
-    reach = 2 * largest + 1000 * lax.stop_gradient(tau)[:, None]
+    reach = 2 * largest + 1000 * lax.stop_gradient(tau)[..., None]
     place = jnp.minimum(largest + reach, jnp.finfo(x.dtype).max / 8)
     bound = largest + (place - largest) / (4 * x.shape[-1])
     return jnp.where(infinite, jnp.sign(x) * place, x), bound

@@ -32,6 +32,9 @@ _linear_p.multiple_results = True
 _told_devices.add(_linear_p)
 
 
+_NO_MESH = jax.sharding.AbstractMesh((), ())
+
+
 class Target(NamedTuple):
     """What a program is lowered for: "cpu", "cuda", "rocm" or "tpu", and a device of that kind where one is known.
 
@@ -181,10 +184,15 @@ def _lower(ctx, *args, op):
     # callbacks (JAX issue 38196).
     split = shared and "tpu" not in platforms and not context.lowering_parameters.for_export
     target = Target(platforms[0], _described(platforms[0], devices), split or not shared)
-    run = partial(op.evaluate, target=target if len(platforms) == 1 else None)
+    evaluate = partial(op.evaluate, target=target if len(platforms) == 1 else None)
+
+    def run(*arrays):
+        # Sharding and manual axes are the primitive's affair: inside, every loop may start from a constant.
+        with jax.sharding.use_abstract_mesh(_NO_MESH):
+            return evaluate(*arrays)
+
     if split:
         run = by_rows(run, ctx.avals_in[0].ndim - 1)
-    # Sharding and manual axes are the primitive's affair: inside, every loop may start from a constant.
     ctx = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
     return mlir.lower_fun(lambda *a: list(run(*a)), multiple_results=True)(ctx, *args)
 

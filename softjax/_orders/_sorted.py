@@ -72,11 +72,11 @@ def _unsort_row(y: Float[Array, "n *d"], permutation: Int[Array, " n"]) -> Float
     return jnp.zeros_like(y).at[permutation].set(y, unique_indices=True, mode="promise_in_bounds")
 
 
-def pick(y: Array, ranks: Ranks) -> Array:
-    """y[:, ranks]."""
+def pick(y: Array, ranks: Ranks, axis: int = 1) -> Array:
+    """The ranks of y along `axis`."""
     if isinstance(ranks, range):
-        return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=1)
-    return jnp.take(y, ranks.astype(int), axis=1)
+        return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=axis)
+    return jnp.take(y, ranks.astype(int), axis=axis)
 
 
 def unpick(y: Float[Array, "batch r d"], ranks: Ranks, n: int) -> Float[Array, "batch n d"]:
