@@ -19,6 +19,7 @@ from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
 from ._orders._keys import standardized, without_infinities
+from ._orders._linear import Applied
 from ._orders._sorted import pick, unsort
 from ._transport import SolverInfo
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -157,6 +158,9 @@ def _of_rows(a: Array, keys: Array | None) -> jax.ShapeDtypeStruct:
 @partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _with_static_ranks(form, mode, ranks, keys, *rest):
     given = () if ranks is None else (ranks,)
+    if ranks is not None and len(rest) == 2 and rest[0] is not None:
+        payload, tau = rest
+        return over_rows(Applied(form, ranks, mode, payload.shape[-2]), keys, tau, payload)
     return over_rows(lambda keys, *rest: form(keys, *given, *rest, mode), keys, *rest)
 
 

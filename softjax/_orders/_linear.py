@@ -108,6 +108,51 @@ class Operator(abc.ABC):
         return tuple(a.reshape(*lead, *a.shape[1:]) for a in (_apart(run, *flat) if self.end_to_end else run(*flat)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Applied(Operator):
+    """(keys, tau | payload) -> form(keys, ranks, payload, tau, mode), kept whole so that it can be transposed.
+
+    Its derivative, its batches and its program are the form's own; `jax.linear_transpose` alone meets the operator,
+    which says that the form, of P or of P.T, is linear in the payload (*batch, size, d).
+    """
+
+    form: Callable[..., Array]
+    ranks: Any
+    mode: Any
+    size: int
+    fixed = 2
+
+    def run(self, *args):
+        keys, tau, payload = args
+        return (self.form(keys, self.ranks, payload, tau, self.mode),)
+
+    def mapped(self, batch_ndim: int) -> Callable[..., tuple[Array, ...]]:
+        """`run` for so many batch axes."""
+        run: Callable[..., tuple[Array, ...]] = self.run
+        for _ in range(batch_ndim - 1):
+            run = jax.vmap(run)
+        return run
+
+    def jvp(self, primals: Sequence[Array], tangents: Sequence[Any]) -> tuple:
+        """Along the tangents that are not zero."""
+        moves = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
+
+        def run(*some):
+            filled = dict(zip(moves, some, strict=True))
+            return self.mapped(primals[0].ndim - 1)(*(filled.get(i, p) for i, p in enumerate(primals)))
+
+        return jax.jvp(run, [primals[i] for i in moves], [tangents[i] for i in moves])
+
+    def transpose(self, fixed, cotangents):
+        keys, tau = fixed
+        start = jnp.zeros((*keys.shape[:-1], self.size, cotangents[0].shape[-1]), cotangents[0].dtype)
+        start, cotangent, _ = vary_alike((start, cotangents[0], keys))
+        return jax.vjp(partial(self.mapped(tau.ndim), keys, tau), start)[1]((cotangent,))
+
+    def tangent(self, fixed, moving, dfixed, out):
+        raise NotImplementedError("`jvp` differentiates.")
+
+
 def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]:
     """run(*arrays), NaN in rows of the batch that hold one and without it in the others."""
     row = lambda a, ndim: a.reshape(-1, *(1,) * (ndim - 1))
@@ -117,6 +162,8 @@ def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]
 
 
 def _jvp(primals, tangents, *, op):
+    if isinstance(op, Applied):
+        return op.jvp(primals, tangents)
     out, known = op.differentiated(*primals)
     fixed, moving = primals[: op.fixed], primals[op.fixed :]
     dfixed, dmoving = tangents[: op.fixed], tangents[op.fixed :]
@@ -139,6 +186,10 @@ def _transpose(cotangents, *args, op):
 
 
 def _batch(args, axes, *, op):
+    if isinstance(op, Applied) and axes[0] is axes[1] is None:  # many payloads of one permutation: further columns
+        columns = jnp.moveaxis(args[2], axes[2], -1)
+        (out,) = _linear_p.bind(*args[:2], columns.reshape(*columns.shape[:-2], -1), op=op)
+        return [out.reshape(*out.shape[:-1], *columns.shape[-2:])], [out.ndim]
     size = next(a.shape[x] for a, x in zip(args, axes, strict=True) if x is not None)
     args = [
         jnp.broadcast_to(a, (size, *a.shape)) if x is None else jnp.moveaxis(a, x, 0)
@@ -173,6 +224,10 @@ def _compiled(*args, op):
 
 def _lower(ctx, *args, op):
     """The operator's own program; over several devices one that each of them runs on its rows."""
+    # Sharding and manual axes are the primitive's affair: inside, every loop may start from a constant.
+    ctx = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
+    if isinstance(op, Applied):
+        return mlir.lower_fun(_meshless(op.mapped(ctx.avals_in[0].ndim - 1)), multiple_results=True)(ctx, *args)
     context = ctx.module_context
     platforms = tuple(ctx.platforms or context.platforms)
     if op.platform in platforms:  # a program for several: this is the branch of one
@@ -184,17 +239,20 @@ def _lower(ctx, *args, op):
     # callbacks (JAX issue 38196).
     split = shared and "tpu" not in platforms and not context.lowering_parameters.for_export
     target = Target(platforms[0], _described(platforms[0], devices), split or not shared)
-    evaluate = partial(op.evaluate, target=target if len(platforms) == 1 else None)
-
-    def run(*arrays):
-        # Sharding and manual axes are the primitive's affair: inside, every loop may start from a constant.
-        with jax.sharding.use_abstract_mesh(_NO_MESH):
-            return evaluate(*arrays)
-
+    run = _meshless(partial(op.evaluate, target=target if len(platforms) == 1 else None))
     if split:
         run = by_rows(run, ctx.avals_in[0].ndim - 1)
-    ctx = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
-    return mlir.lower_fun(lambda *a: list(run(*a)), multiple_results=True)(ctx, *args)
+    return mlir.lower_fun(run, multiple_results=True)(ctx, *args)
+
+
+def _meshless(run: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]:
+    """`run`, traced where no mesh is set."""
+
+    def call(*arrays):
+        with jax.sharding.use_abstract_mesh(_NO_MESH):
+            return list(run(*arrays))
+
+    return call
 
 
 def _splits(axis_context: Any) -> bool:
