@@ -105,6 +105,8 @@ class Operator(abc.ABC):
         lead = args[0].shape[:-1]
         flat = [a.reshape(math.prod(lead), *a.shape[len(lead) :]) for a in args]
         run = partial(self.run_on, target)
+        if self.end_to_end and not isinstance(flat[0].shape[0], int):  # a symbolic batch: nobody knows where rows end
+            run = jax.vmap(lambda *row: tuple(a[0] for a in self.run_on(target, *(a[None] for a in row))))
         return tuple(a.reshape(*lead, *a.shape[1:]) for a in (_apart(run, *flat) if self.end_to_end else run(*flat)))
 
 
