@@ -1,5 +1,6 @@
 """What encloses a call: manual mesh axes that arrays vary over, and explicit ones that `jax.vmap` maps."""
 
+import contextlib
 from typing import Any, TypeVar
 
 import jax
@@ -35,3 +36,12 @@ def mapped_mesh_axes() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(getattr(get_axis_env(), "explicit_mesh_axis_names", ()))
+
+
+def unchecked() -> contextlib.AbstractContextManager[Any]:
+    """Inside, nothing is said of manual axes: for a primitive, whose own type says how its results vary."""
+    try:
+        from jax._src.config import _check_vma
+    except ImportError:
+        return contextlib.nullcontext()
+    return _check_vma(False)

@@ -18,7 +18,7 @@ from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .._varying import vary_alike
+from .._varying import unchecked, vary_alike
 from ._partition import by_rows, row_spec
 
 try:  # Which devices a program is lowered for is told to these primitives alone.
@@ -203,7 +203,9 @@ def _batch(args, axes, *, op):
 
 def _abstract(*avals, op):
     structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-    return [_result(avals[0], o) for o in op.shapes(*structs)], op.effects(*structs)
+    with unchecked():
+        shapes, effects = op.shapes(*structs), op.effects(*structs)
+    return [_result(avals[0], o) for o in shapes], effects
 
 
 def _result(first: ShapedArray, out: Any) -> ShapedArray:
@@ -251,7 +253,7 @@ def _meshless(run: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]
     """`run`, traced where no mesh is set."""
 
     def call(*arrays):
-        with jax.sharding.use_abstract_mesh(_NO_MESH):
+        with jax.sharding.use_abstract_mesh(_NO_MESH), unchecked():
             return list(run(*arrays))
 
     return call
