@@ -7,7 +7,7 @@ is sharded as it was; a form, which knows one batch axis, is mapped over the oth
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,17 @@ class Layout:
     def n(self) -> int:
         return math.prod(self.shape[i] for i in self.axes)
 
+    @property
+    def known_n(self) -> int:
+        """n for what has to be written out rank by rank, which a symbolic n does not allow."""
+        if not isinstance(self.n, int):
+            refuse_symbol(self.n)
+        return self.n
+
+    def ranks(self, start: int, stop: int) -> range | Array:
+        """Neighbouring ranks: an array where n is symbolic, of which no range is made."""
+        return range(start, stop) if isinstance(self.n, int) else jnp.arange(start, stop)
+
     def rows(self, x: Array) -> Float[Array, "*batch n"]:
         """x with the softened axes last and flattened."""
         kept = tuple(i for i in range(len(self.shape)) if i not in self.axes)
@@ -74,6 +85,14 @@ class Layout:
     def along_index(self, p: Float[Array, "*batch r n"]) -> Array:
         """r distributions per row: along the softened axis, then n."""
         return jnp.moveaxis(p, -2, self.axes[0])
+
+
+def refuse_symbol(n: Any) -> NoReturn:
+    """The error of whatever cannot take a symbolic n."""
+    raise NotImplementedError(
+        f"The length along `axis` (={n}) must be a number for this operator, method and implementation: export with a "
+        "fixed length (a symbolic batch is fine), or use implementation='dense', which sorts and ranks a symbolic one."
+    )
 
 
 def layout_along(x: jax.Array, axis: int | None, name: str = "axis") -> tuple[Array, Layout]:
@@ -115,7 +134,8 @@ def over_rows(function: Callable[..., Any], *arrays: jax.Array | None, shared: S
     given = zip((*arrays, *shared), specs, strict=True)
     placed = [None if a is None else _placed(a, sharding.mesh, spec) for a, spec in given]
     if mapped_mesh_axes() & set(explicit):  # a shard_map could not take them, and knows nothing of a partition by rows
-        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=NamedSharding(sharding.mesh, rows))(*placed)
+        out = NamedSharding(sharding.mesh, rows)
+        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=out)(*placed)
     run = jax.shard_map(
         run, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit), check_vma=False
     )

@@ -69,7 +69,7 @@ def bottom_k_mask(
 def _mask(operand: ArrayLike, k: ArrayLike, axis: int, softening: Softening, sign: int) -> Array:
     x, layout = layout_along(_check.real("operand", operand), _check.axis("axis", axis, jnp.ndim(operand)))
     soft = enter(sign * x, layout, softening, index=False)
-    size = _check.between("k", k, 0, layout.n)
+    size = _check.between("k", k, 0, layout.known_n)
     per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
     wanted = jnp.broadcast_to(per_row, layout.batch_shape)
     return layout.along(soft.mask(wanted)).astype(x.dtype)

@@ -29,7 +29,7 @@ def sort_together(
         shaped = [array.reshape(keys.shape) for array in arrays]
         return tuple(jnp.take_along_axis(array, order, axis=layout.axes[0]) for array in shaped)
     payload = [soft.finite, *(layout.rows(array.reshape(keys.shape).astype(wide)) for array in arrays[1:])]
-    y = soft.apply(range(soft.n), jnp.stack(payload, axis=-1), gated_grad)
+    y = soft.apply(layout.ranks(0, layout.n), jnp.stack(payload, axis=-1), gated_grad)
     columns = [soft.with_infinities(y[..., 0]), *(y[..., i] for i in range(1, len(arrays)))]
     if descending:
         columns = [column[..., ::-1] for column in columns]

@@ -199,4 +199,4 @@ def soft_permutation(
     keys = jnp.moveaxis(x, layout.axes[0], -1)
     softening = Softening(softness, mode, method, standardize, implementation)
     tau = enter(x, layout, softening, index=False).tau
-    return SoftPermutation(keys, tau, range(layout.n), mode, method, standardize, implementation)
+    return SoftPermutation(keys, tau, range(layout.known_n), mode, method, standardize, implementation)

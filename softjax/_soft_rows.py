@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import _check, _dispatch
-from ._axis import Layout, over_rows, placed_as_rows
+from ._axis import Layout, over_rows, placed_as_rows, refuse_symbol
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
@@ -143,9 +143,13 @@ def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None
     """form(keys, [ranks], [payload], tau, mode), compiled: an eager call compiles it once for each shape."""
     keys, *rest = (None if a is None else _of_rows(a, arrays[0]) for a in arrays)
     _dispatch.note(form, keys, *(() if ranks is None else (ranks,)), *rest, mode)
-    if isinstance(ranks, jax.Array):
-        return _with_traced_ranks(form, mode, ranks, *arrays)
-    return _with_static_ranks(form, mode, ranks, *arrays)
+    run = _with_traced_ranks if isinstance(ranks, jax.Array) else _with_static_ranks
+    if isinstance(keys.shape[-1], int):
+        return run(form, mode, ranks, *arrays)
+    try:
+        return run(form, mode, ranks, *arrays)
+    except Exception:  # of whatever kind: it comes of a symbol where a form counts
+        refuse_symbol(keys.shape[-1])
 
 
 def _of_rows(a: Array, keys: Array | None) -> jax.ShapeDtypeStruct:

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import Layout, layout_along, layout_reduced, over_rows
+from ._orders._base import Ranks
 from ._payload import sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -50,7 +51,7 @@ def argsort(
     soft = enter(x, layout, softening, index=True)
     if soft.mode is None:
         return one_hot(jnp.argsort(x, axis=layout.axes[0], descending=descending), layout.n, x.dtype)
-    p = soft.rows(range(soft.n))
+    p = soft.rows(layout.ranks(0, layout.n))
     return layout.along_index(p[..., ::-1, :] if descending else p)
 
 
@@ -91,12 +92,12 @@ def sort(
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return jnp.sort(x, axis=layout.axes[0], descending=descending)
-    y = soft.values(range(soft.n), gated_grad)
+    y = soft.values(layout.ranks(0, layout.n), gated_grad)
     return layout.along(y[..., ::-1] if descending else y)
 
 
-def _end(n: int, largest: bool) -> range:
-    return range(n - 1, n) if largest else range(1)
+def _end(layout: Layout, largest: bool) -> Ranks:
+    return layout.ranks(layout.n - 1, layout.n) if largest else layout.ranks(0, 1)
 
 
 def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Softening, largest: bool) -> SoftIndex:
@@ -106,7 +107,7 @@ def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Soft
     if soft.mode is None:
         hard = jnp.argmax if largest else jnp.argmin
         return one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, x.dtype)
-    p = soft.rows(_end(soft.n, largest))[..., 0, :]
+    p = soft.rows(_end(layout, largest))[..., 0, :]
     return layout.reduced_index(p, keepdims)
 
 
@@ -116,7 +117,7 @@ def _extreme(a: ArrayLike, axis: Axis, keepdims: bool, softening: Softening, gat
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return (jnp.max if largest else jnp.min)(x, axis=layout.axes, keepdims=keepdims)
-    y = soft.values(_end(soft.n, largest), gated_grad)[..., 0]
+    y = soft.values(_end(layout, largest), gated_grad)[..., 0]
     return layout.reduced(y, keepdims)
 
 
@@ -229,7 +230,7 @@ def min(
 
 def _top(operand: ArrayLike, k: int, axis: int, softening: Softening) -> tuple[Array, Layout, int, SoftRows]:
     x, layout = layout_along(_check.real("operand", operand), _check.axis("axis", axis, jnp.ndim(operand)))
-    k = _check.integer("k", k, 1, layout.n, why=", the number of elements along `axis`")
+    k = _check.integer("k", k, 1, layout.known_n, why=", the number of elements along `axis`")
     return x, layout, k, enter(x, layout, softening, index=True)
 
 

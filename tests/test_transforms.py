@@ -216,3 +216,35 @@ def test_linear_transpose_of_products(mode, method):
     np.testing.assert_allclose(jax.linearize(lambda y: p @ y, y)[1](y), dense @ y, rtol=0, atol=atol)
     many = jax.vmap(lambda y: p @ y, in_axes=1, out_axes=1)(jnp.stack([y, -y], 1))
     np.testing.assert_allclose(many, jnp.stack([dense @ y, -dense @ y], 1), rtol=0, atol=atol)
+
+
+SYMBOLIC = {
+    "relu": lambda x: sj.relu(x),
+    "max": lambda x: sj.max(x, axis=-1),
+    "argmin c1": lambda x: sj.argmin(x, axis=-1, mode="c1"),
+    "median": lambda x: sj.median(x, axis=-1, method="softsort"),
+    "sort": lambda x: sj.sort(x, implementation="dense"),
+    "sort_st": lambda x: sj.sort_st(x, implementation="dense"),
+    "rank": lambda x: sj.rank(x, implementation="dense"),
+}
+
+
+@pytest.mark.parametrize("name", SYMBOLIC)
+def test_export_with_a_symbolic_row_length(name):
+    """What is written out rank by rank takes one; the fast forms say that they do not."""
+    function = lambda x: (SYMBOLIC[name](x), jax.grad(lambda x: jnp.sum(jnp.sin(SYMBOLIC[name](x))))(x))
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, n"), jnp.float32)
+    exported = jax.export.export(jax.jit(function))(shape)
+    for n in (5, 7):
+        x = jnp.asarray(cases.sample((2, n), n, np.float32))
+        for have, wanted in zip(exported.call(x), jax.jit(function)(x), strict=True):
+            np.testing.assert_allclose(have, wanted, rtol=0, atol=tolerance("float32", n, 100))
+
+
+@pytest.mark.parametrize("operator", [sj.sort, sj.rank, sj.top_k_mask, sj.soft_permutation])
+def test_a_symbolic_row_length_is_refused_by_name(operator):
+    """One message, that says what to do."""
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, n"), jnp.float32)
+    more = (1.0,) if operator is sj.top_k_mask else ()
+    with pytest.raises(NotImplementedError, match=r"length along `axis` \(=n\) must be a number.*fixed length"):
+        jax.export.export(jax.jit(lambda x: jax.tree.leaves(operator(x, *more))))(shape)
