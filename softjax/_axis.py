@@ -1,12 +1,13 @@
-"""The only place where axes are moved, flattened and put back.
+"""The only place where axes are moved and put back, and where forms meet batch axes.
 
-Every array operator works on rows, an array (batch, n): the softened axis last, all others in one.
+Every array operator works on rows, an array (*batch, n): the softened axis last. Batch axes stay apart, so that each
+is sharded as it was; a form, which knows one batch axis, is mapped over the others.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from . import _check
 from ._types import Axis, Float, Softness
+from ._varying import mapped_mesh_axes, vary_alike
 
 
 def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -46,42 +48,57 @@ class Layout:
     def n(self) -> int:
         return math.prod(self.shape[i] for i in self.axes)
 
-    def rows(self, x: Array) -> Float[Array, "batch n"]:
-        """x with the softened axes last and flattened, the others in front and flattened."""
-        kept = tuple(i for i in range(len(self.shape)) if i not in self.axes)
-        return x.transpose(kept + self.axes).reshape(math.prod(self.batch_shape), self.n)
+    @property
+    def known_n(self) -> int:
+        """n for what has to be written out rank by rank, which a symbolic n does not allow."""
+        if not isinstance(self.n, int):
+            refuse_symbol(self.n)
+        return self.n
 
-    def softness(self, value: Softness, dtype, hard: bool = False) -> Float[Array, " batch"]:
+    def ranks(self, start: int, stop: int) -> range | Array:
+        """Neighbouring ranks: an array where n is symbolic, of which no range is made."""
+        return range(start, stop) if isinstance(self.n, int) else jnp.arange(start, stop)
+
+    def rows(self, x: Array) -> Float[Array, "*batch n"]:
+        """x with the softened axes last and flattened."""
+        kept = tuple(i for i in range(len(self.shape)) if i not in self.axes)
+        x = _whole_along(x, self.axes).transpose(kept + self.axes)
+        return x if len(self.axes) == 1 else x.reshape((*self.batch_shape, self.n))
+
+    def softness(self, value: Softness, dtype, hard: bool = False) -> Float[Array, "*batch"]:
         """`softness` checked and laid out, one value per row."""
         tau = _check.softness(value, self.batch_shape, dtype, against="the input's shape without `axis`", hard=hard)
-        return jnp.broadcast_to(tau, self.batch_shape).reshape(math.prod(self.batch_shape))
+        return jnp.broadcast_to(tau, self.batch_shape)
 
-    def reduced(self, y: Float[Array, " batch"], keepdims: bool) -> Array:
+    def reduced(self, y: Float[Array, "*batch"], keepdims: bool) -> Array:
         """One value per row, in the input's shape without the reduced axes."""
-        return y.reshape(self._reduced_shape(keepdims))
+        return jnp.expand_dims(y, self.axes) if keepdims else y
 
-    def reduced_index(self, p: Float[Array, "batch n"], keepdims: bool) -> Array:
+    def reduced_index(self, p: Float[Array, "*batch n"], keepdims: bool) -> Array:
         """One distribution per row: the input's shape without the reduced axes, then n."""
-        return p.reshape(self._reduced_shape(keepdims) + (p.shape[-1],))
+        return jnp.expand_dims(p, self.axes) if keepdims else p
 
-    def along(self, y: Float[Array, "batch r"]) -> Array:
+    def along(self, y: Float[Array, "*batch r"]) -> Array:
         """r values per row, along the softened axis."""
-        return jnp.moveaxis(y.reshape(self.batch_shape + y.shape[-1:]), -1, self.axes[0])
+        return jnp.moveaxis(y, -1, self.axes[0])
 
-    def along_index(self, p: Float[Array, "batch r n"]) -> Array:
+    def along_index(self, p: Float[Array, "*batch r n"]) -> Array:
         """r distributions per row: along the softened axis, then n."""
-        return jnp.moveaxis(p.reshape(self.batch_shape + p.shape[-2:]), -2, self.axes[0])
+        return jnp.moveaxis(p, -2, self.axes[0])
 
-    def _reduced_shape(self, keepdims: bool) -> tuple[int, ...]:
-        if keepdims:
-            return tuple(1 if i in self.axes else size for i, size in enumerate(self.shape))
-        return self.batch_shape
+
+def refuse_symbol(n: Any) -> NoReturn:
+    """The error of whatever cannot take a symbolic n."""
+    raise NotImplementedError(
+        f"The length along `axis` (={n}) must be a number for this operator, method and implementation: export with a "
+        "fixed length (a symbolic batch is fine), or use implementation='dense', which sorts and ranks a symbolic one."
+    )
 
 
 def layout_along(x: jax.Array, axis: int | None, name: str = "axis") -> tuple[Array, Layout]:
     """x and its layout for an operator that keeps the axis; axis=None flattens x first."""
     if axis is None:
-        x, axis = x.reshape(-1), 0
+        x, axis = _whole_along(x, range(x.ndim)).reshape(-1), 0
     layout = Layout(x.shape, (_check.axis(name, axis, x.ndim),))
     _not_empty(layout)
     return x, layout
@@ -99,32 +116,62 @@ def _not_empty(layout: Layout) -> None:
         _check.wrong("shape", layout.shape, "of at least one element along `axis`")
 
 
-def by_shard(function: Callable[..., Any], *arrays: jax.Array | None, shared: Sequence[jax.Array] = ()) -> Any:
-    """function(*arrays, *shared); on a mesh with explicit axes every device computes on its own rows.
+def over_rows(function: Callable[..., Any], *arrays: jax.Array | None, shared: Sequence[jax.Array] = ()) -> Any:
+    """function(*arrays, *shared) for a function of arrays (batch, ...), where these are (*batch, ...).
 
-    Arrays are of rows, (batch, ...) each; what is shared is the same for every row. The first array says how rows are
-    sharded. Anything else that is sharded is gathered.
+    On a mesh with explicit axes every device computes on its own rows. What is shared is the same for every row. The
+    first array says what the batch axes are and how rows are sharded. Anything else that is sharded is gathered.
     """
-    sharding = jax.typeof(arrays[0]).sharding
+    keys = arrays[0]
+    assert keys is not None
+    run = _mapped(function, keys.ndim - 1, len(arrays), len(shared))
+    sharding = jax.typeof(keys).sharding
     explicit = getattr(sharding.mesh, "explicit_axes", ())
     if not explicit:
-        return function(*arrays, *shared)
-    rows, whole = PartitionSpec(*sharding.spec[:1]), PartitionSpec()
+        return run(*arrays, *shared)
+    rows, whole = PartitionSpec(*sharding.spec[: keys.ndim - 1]), PartitionSpec()
     specs = (*(rows for _ in arrays), *(whole for _ in shared))
     given = zip((*arrays, *shared), specs, strict=True)
     placed = [None if a is None else _placed(a, sharding.mesh, spec) for a, spec in given]
+    if mapped_mesh_axes() & set(explicit):  # a shard_map could not take them, and knows nothing of a partition by rows
+        out = NamedSharding(sharding.mesh, rows)
+        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=out)(*placed)
     run = jax.shard_map(
-        function, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit), check_vma=False
+        run, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit), check_vma=False
     )
     return run(*placed)
 
 
+def _mapped(function: Callable[..., Any], batch_ndim: int, arrays: int, shared: int) -> Callable[..., Any]:
+    """`function`, which takes one batch axis, for so many."""
+    if batch_ndim == 0:
+
+        def one_row(*given):
+            one = [None if a is None else a[None] for a in given[:arrays]]
+            return jax.tree.map(lambda a: jnp.squeeze(a, 0), function(*one, *given[arrays:]))
+
+        return one_row
+    for _ in range(batch_ndim - 1):
+        function = jax.vmap(function, in_axes=(*(0,) * arrays, *(None,) * shared))
+    return function
+
+
 def placed_as_rows(a: jax.Array, rows: jax.Array) -> jax.Array:
-    """a (batch, ...) where the rows (batch, ...) are, on a mesh with explicit axes."""
+    """a (*batch, ...) where the rows (*batch, n) are: on a mesh with explicit axes, and over manual ones."""
+    a, _ = vary_alike((a, rows))
     sharding = jax.typeof(rows).sharding
     if not getattr(sharding.mesh, "explicit_axes", ()):
         return a
-    return _placed(a, sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+    return _placed(a, sharding.mesh, PartitionSpec(*sharding.spec[: rows.ndim - 1]))
+
+
+def _whole_along(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """x, gathered along the axes that an explicit mesh shards."""
+    sharding = jax.typeof(x).sharding
+    if not any(sharding.spec[i] for i in axes):
+        return x
+    spec = [None if i in axes else name for i, name in enumerate(sharding.spec)]
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
 
 
 def _placed(a: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:

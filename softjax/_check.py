@@ -127,7 +127,7 @@ def between(name: str, value: ArrayLike, lowest: float, highest: float) -> jax.A
 def batch(name: str, shape: tuple[int, ...], against: tuple[int, ...]) -> tuple[int, ...]:
     """The batch shape of an operand and an operator together."""
     try:
-        return np.broadcast_shapes(shape, against)
+        return jnp.broadcast_shapes(shape, against)
     except ValueError:
         wrong(f"the batch shape of {name}", shape, f"broadcastable to {against}")
 
@@ -136,7 +136,7 @@ def together(**arrays: jax.Array) -> tuple[jax.Array, ...]:
     """The arrays, promoted to one dtype and broadcast to one shape."""
     shapes = {name: x.shape for name, x in arrays.items()}
     try:
-        shape = np.broadcast_shapes(*shapes.values())
+        shape = jnp.broadcast_shapes(*shapes.values())
     except ValueError as error:
         listed = ", ".join(f"`{name}.shape` (={value})" for name, value in shapes.items())
         raise ValueError(f"{listed} must be broadcastable to each other.") from error

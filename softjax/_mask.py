@@ -71,9 +71,9 @@ def bottom_k_mask(
 def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softening: Softening, sign: int) -> Array:
     x, layout = layout_along(_check.real("operand", operand), axis)
     soft = enter(sign * x, layout, softening, index=False)
-    size = _check.between("k", k, 0, layout.n)
+    size = _check.between("k", k, 0, layout.known_n)
     per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
-    wanted = jnp.broadcast_to(per_row, layout.batch_shape).reshape(soft.tau.shape)
+    wanted = jnp.broadcast_to(per_row, layout.batch_shape)
     if not _check.is_concrete(k):  # a NaN makes its row NaN: a softness of NaN does, in every form
-        soft = replace(soft, tau=soft.tau + 0 * wanted)
+        soft = replace(soft, prepared=soft.prepared._replace(tau=soft.tau + 0 * wanted))
     return layout.along(soft.mask(wanted)).astype(x.dtype)

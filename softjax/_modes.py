@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ._types import Float
+from ._varying import vary_alike
 
 _MAX_STEPS = 50
 """Newton steps for a threshold; 5 to 10 are usual."""
@@ -86,7 +87,7 @@ def simplex_threshold(m: int, axis: int, z: Float[Array, "..."]) -> Float[Array,
 
     start = jnp.max(z, axis=axis, keepdims=True) - 1  # NaN in a slice stays in it
     first = start, jnp.ones(start.shape, bool), jnp.zeros((), jnp.int32)
-    return lax.while_loop(unfinished, improve, first)[0]
+    return lax.while_loop(unfinished, improve, vary_alike(first))[0]
 
 
 @simplex_threshold.defjvp

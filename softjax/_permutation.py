@@ -99,13 +99,12 @@ class SoftPermutation:
     def todense(self) -> SoftIndex:
         """The matrices, (..., r, n)."""
         p = self._soft(self.keys, self.softness, index=True).rows(self._ascending)
-        return self._in_order(p).reshape(self.shape)
+        return self._in_order(p)
 
     def solver_info(self) -> SolverInfo:
         """How the solver of these ranks fares, for a method that has one: runs it and reports for each batch row."""
         soft = self._soft(self.keys, self.softness)
-        batch = self.keys.shape[:-1]
-        return jax.tree.map(lambda leaf: leaf.reshape(batch), soft.solver_info(self._ascending))
+        return soft.solver_info(self._ascending)
 
     @property
     def _ascending(self) -> range:
@@ -114,7 +113,7 @@ class SoftPermutation:
 
     def _in_order(self, rows: Array) -> Array:
         """From ascending ranks to those of `ranks`, and back."""
-        return rows if self.ranks[-1] >= self.ranks[0] else rows[:, ::-1]
+        return rows if self.ranks[-1] >= self.ranks[0] else rows[..., ::-1, :]
 
     def _soft(self, keys: Array, softness: Array, *, index: bool = False) -> SoftRows:
         softening = Softening(softness, self.mode, self.method, self.standardize, self.implementation)
@@ -132,12 +131,12 @@ class SoftPermutation:
         soft = self._soft(
             jnp.broadcast_to(self.keys, (*batch, n)).astype(wide), jnp.broadcast_to(self.softness, batch).astype(wide)
         )
-        flat = jnp.broadcast_to(columns, (*batch, *columns.shape[-2:])).astype(wide).reshape(-1, *columns.shape[-2:])
+        columns = jnp.broadcast_to(columns, (*batch, *columns.shape[-2:])).astype(wide)
         if transposed:
-            out = soft.apply_transposed(self._ascending, self._in_order(flat))
+            out = soft.apply_transposed(self._ascending, self._in_order(columns))
         else:
-            out = self._in_order(soft.apply(self._ascending, flat))
-        out = out.reshape(*batch, *out.shape[1:]).astype(jnp.promote_types(self.dtype, y.dtype))
+            out = self._in_order(soft.apply(self._ascending, columns))
+        out = out.astype(jnp.promote_types(self.dtype, y.dtype))
         return out[..., 0] if y.ndim == 1 else out
 
 
@@ -230,5 +229,5 @@ def soft_permutation(
     x, layout = layout_along(_check.real("a", a), axis)
     keys = jnp.moveaxis(x, layout.axes[0], -1)
     softening = Softening(softness, mode, method, standardize, implementation)
-    tau = enter(x, layout, softening, index=False).tau.reshape(layout.batch_shape)
-    return SoftPermutation(keys, tau, range(layout.n), mode, method, standardize, implementation)
+    tau = enter(x, layout, softening, index=False).tau
+    return SoftPermutation(keys, tau, range(layout.known_n), mode, method, standardize, implementation)

@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_reduced
+from ._axis import Layout, layout_reduced, over_rows
 from ._orders import ORDERS
 from ._orders._sorted import pick
 from ._soft_rows import Softening, SoftRows, enter
@@ -90,11 +90,18 @@ def _neighbours(q: Array, n: int, rule: str, step: float) -> _Neighbours:
     return _Neighbours(lower, upper, (offset - steps) / step, lax.stop_gradient(error))
 
 
+def _last(a: Array, ndim: int) -> Array:
+    """a (m,) with so many dimensions, its own the last."""
+    return a.reshape((1,) * (ndim - 1) + a.shape)
+
+
 @partial(jax.jit, inline=True)
 def _blend_values(below: Array, above: Array, near: _Neighbours) -> Array:
-    """The neighbours' values (batch, m), blended: a weight of 0 times an infinity is nothing."""
+    """The neighbours' values (*batch, m), blended: a weight of 0 times an infinity is nothing."""
     dtype = np.promote_types(below.dtype, near.weight.dtype)
-    return _blended(*(a.astype(dtype) for a in (below, above, near.weight[None], near.error[None])))
+    return _blended(
+        *(a.astype(dtype) for a in (below, above, _last(near.weight, below.ndim), _last(near.error, below.ndim)))
+    )
 
 
 @jax.custom_jvp
@@ -114,24 +121,25 @@ def _blended_jvp(primals, tangents):
 
 @partial(jax.jit, inline=True)
 def _blend_rows(below: Array, above: Array, near: _Neighbours) -> Array:
-    """The neighbours' rows (batch, m, n), blended."""
-    weight = near.weight[None, :, None].astype(below.dtype)
+    """The neighbours' rows (*batch, m, n), blended."""
+    weight = _last(near.weight, below.ndim - 1)[..., None].astype(below.dtype)
     return (1 - weight) * below + weight * above
 
 
 def _at_neighbours(soft: SoftRows, near: _Neighbours, rows_at: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """What there is at the lower and at the upper ranks: (batch, m, ...) each."""
+    """What there is at the lower and at the upper ranks: (*batch, m, ...) each."""
+    axis = soft.keys.ndim - 1
     both = jnp.stack([near.lower, near.upper], axis=1).reshape(-1)
     if jnp.issubdtype(both.dtype, jnp.floating):
         both = both.astype(soft.keys.dtype)
     if soft.order.joint:  # rows wanted together would influence each other: one problem each
-        found = jnp.moveaxis(jax.vmap(rows_at)(both[:, None])[:, :, 0], 0, 1)
+        found = jnp.squeeze(jax.vmap(rows_at, out_axes=axis)(both[:, None]), axis + 1)
     else:
         found = rows_at(both)
-    return found[:, 0::2], found[:, 1::2]
+    return lax.slice_in_dim(found, 0, None, 2, axis), lax.slice_in_dim(found, 1, None, 2, axis)
 
 
-@partial(jax.jit, static_argnums=2, inline=True)
+@partial(jax.jit, static_argnames="rule", inline=True)
 def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array, "batch m"]:
     """`jnp.quantile` of every row, its ranks in at least float32."""
     s = jnp.sort(x, axis=-1)
@@ -141,29 +149,27 @@ def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array
     return _blend_values(pick(s, near.lower), pick(s, upper), near)
 
 
-def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "batch r"]:
+def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "*batch r"]:
     """Rows of P times the input."""
     y = soft.wide_values(ranks, gated)
     return y if soft.order.rank_step == 1 else y + _nan_between_infinities(soft.x, y)
 
 
 @partial(jax.jit, inline=True)
-def _nan_between_infinities(x: Float[Array, "batch n"], y: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
+def _nan_between_infinities(x: Float[Array, "*batch n"], y: Float[Array, "*batch r"]) -> Float[Array, "*batch r"]:
     """NaN where a value of infinities of both signs is finite, their mean at a half-integer rank; else 0."""
     nothing_else = jnp.all(jnp.isinf(x), axis=-1, keepdims=True)
     nan = jnp.where(nothing_else & jnp.isfinite(y), jnp.full_like(y, jnp.nan), jnp.zeros_like(y))
     return lax.stop_gradient(nan)
 
 
-def _lead(q_ndim: int, y: Array, restore: Callable[[Array], Array]) -> Array:
-    """(batch, m, ...) -> m in front, each restored; a scalar q has no such axis."""
+def _lead(q_ndim: int, y: Array, axis: int, restore: Callable[[Array], Array]) -> Array:
+    """(*batch, m, ...) -> m in front, each restored; `axis` is m's. A scalar q has no such axis."""
     if q_ndim == 0:
-        return restore(y[:, 0])
-    return jnp.stack([restore(y[:, i]) for i in range(y.shape[1])]) if y.shape[1] else _no_quantiles(y, restore)
-
-
-def _no_quantiles(y: Array, restore: Callable[[Array], Array]) -> Array:
-    return restore(jnp.zeros(y.shape[:1] + y.shape[2:], y.dtype))[None][:0]
+        return restore(jnp.squeeze(y, axis))
+    if y.shape[axis] == 0:
+        return restore(jnp.zeros(y.shape[:axis] + y.shape[axis + 1 :], y.dtype))[None][:0]
+    return jnp.stack([restore(lax.index_in_dim(y, i, axis, keepdims=False)) for i in range(y.shape[axis])])
 
 
 def _value(
@@ -173,11 +179,11 @@ def _value(
     gated = _check.flag("gated_grad", gated)
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
-        y = _hard_values(soft.x, probability.reshape(-1), rule)
+        y = over_rows(partial(_hard_values, rule=rule), soft.x, shared=(probability.reshape(-1),))
     else:
         near = _neighbours(probability.reshape(-1), soft.n, rule, soft.order.rank_step)
         y = _blend_values(*_at_neighbours(soft, near, lambda ranks: _soft_values(soft, ranks, gated)), near)
-    return _lead(probability.ndim, y, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
+    return _lead(probability.ndim, y, soft.tau.ndim, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
 
 
 def _index(
@@ -188,7 +194,7 @@ def _index(
     step = 1.0 if soft.mode is None else soft.order.rank_step
     near = _neighbours(probability.reshape(-1), soft.n, rule, step)
     p = _blend_rows(*_at_neighbours(soft, near, soft.wide_rows), near)
-    return _lead(probability.ndim, p, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
+    return _lead(probability.ndim, p, soft.tau.ndim, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
 
 
 def _prepare(

@@ -3,6 +3,7 @@
 sort(x) = P @ x      top_k(x, k) = P[-k:] @ x, P[-k:]      argsort(x) = P      max(x) = P[-1] @ x
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +14,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import _check, _dispatch
-from ._axis import Layout, by_shard, placed_as_rows
+from ._axis import Layout, over_rows, placed_as_rows, refuse_symbol
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
 from ._orders._extremes import ExtremesOf, Pulled, finite_part, known_finite
 from ._orders._keys import Prepared, prepare, restored, spoiled
+from ._orders._linear import Applied
 from ._orders._sorted import pick, unsort
 from ._transport import SolverInfo
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -41,7 +43,7 @@ class SoftRows:
     `mode` is None for the hard operator.
     """
 
-    x: Float[Array, "batch n"]
+    x: Float[Array, "*batch n"]
     prepared: Prepared
     mode: Mode | None
     order: Order
@@ -54,17 +56,17 @@ class SoftRows:
         return self.layout.n
 
     @property
-    def finite(self) -> Float[Array, "batch n"]:
+    def finite(self) -> Float[Array, "*batch n"]:
         """The input with infinities and what is nearly so at nearer places."""
         return self.prepared.finite
 
     @property
-    def keys(self) -> Float[Array, "batch n"]:
+    def keys(self) -> Float[Array, "*batch n"]:
         """`finite` or its standardised form."""
         return self.finite if self.prepared.standard is None else self.prepared.standard
 
     @property
-    def tau(self) -> Float[Array, " batch"]:
+    def tau(self) -> Float[Array, "*batch"]:
         """The softness of every row."""
         return self.prepared.tau
 
@@ -72,42 +74,42 @@ class SoftRows:
         assert self.mode is not None
         return self.mode
 
-    def rows(self, ranks: Ranks) -> Float[Array, "batch r n"]:
+    def rows(self, ranks: Ranks) -> Float[Array, "*batch r n"]:
         """Rows of P in the input's dtype."""
         return self.wide_rows(ranks).astype(self.dtype)
 
-    def values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
+    def values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "*batch r"]:
         """Rows of P times the input, in its dtype."""
         return self.wide_values(ranks, gated_grad).astype(self.dtype)
 
-    def wide_rows(self, ranks: Ranks) -> Float[Array, "batch r n"]:
+    def wide_rows(self, ranks: Ranks) -> Float[Array, "*batch r n"]:
         """Rows of P in the dtype they were computed in; one-hot in the hard mode."""
         if self.mode is None:
-            return one_hot(pick(jnp.argsort(self.x, axis=-1), ranks), self.n, self.x.dtype)
+            return one_hot(pick(jnp.argsort(self.x, axis=-1), ranks, axis=-1), self.n, self.x.dtype)
         assert self.forms.rows is not None
         return _call(self.forms.rows, self.mode, ranks, self.keys, self.tau)
 
-    def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "batch r"]:
+    def wide_values(self, ranks: Ranks, gated_grad: bool) -> Float[Array, "*batch r"]:
         """Rows of P times the input, in the dtype they were computed in."""
-        payload = None if gated_grad and self.prepared.standard is None else self.finite[:, :, None]
-        return self.with_infinities(self._apply_finite(ranks, payload, gated_grad)[:, :, 0])
+        payload = None if gated_grad and self.prepared.standard is None else self.finite[..., None]
+        return self.with_infinities(self._apply_finite(ranks, payload, gated_grad)[..., 0])
 
-    def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "batch r"], SoftIndex]:
+    def values_and_rows(self, ranks: Ranks, gated_grad: bool) -> tuple[Float[Array, "*batch r"], SoftIndex]:
         """`values` and `rows`; of one soft permutation where the values are made of rows anyway."""
         if not self.forms.writes(self.n, ranks):
             return self.values(ranks, gated_grad), self.rows(ranks)
         rows = self.wide_rows(ranks)
         weights = rows if gated_grad else lax.stop_gradient(rows)
-        soft = multiply(weights, self.finite[:, :, None])[:, :, 0]
+        soft = multiply(weights, self.finite[..., None])[..., 0]
         return self.with_infinities(soft).astype(self.dtype), rows.astype(self.dtype)
 
-    def with_infinities(self, soft: Float[Array, "batch r"]) -> Float[Array, "batch r"]:
+    def with_infinities(self, soft: Float[Array, "*batch r"]) -> Float[Array, "*batch r"]:
         """P times `finite` as P times the input."""
         return restored(soft, self.prepared)
 
     def apply(
-        self, ranks: Ranks, payload: Float[Array, "batch n d"], gated_grad: bool = True
-    ) -> Float[Array, "batch r d"]:
+        self, ranks: Ranks, payload: Float[Array, "*batch n d"], gated_grad: bool = True
+    ) -> Float[Array, "*batch r d"]:
         """Rows of P times a payload; in the hard mode its elements in the order of the keys."""
         if self.mode is None or known_finite(payload):
             return self._apply_finite(ranks, payload, gated_grad)
@@ -115,15 +117,15 @@ class SoftRows:
         return self._apply_finite(ranks, finite_part(self.keys, payload), gated_grad) + extremes
 
     def _apply_finite(
-        self, ranks: Ranks, payload: Float[Array, "batch n d"] | None, gated_grad: bool
-    ) -> Float[Array, "batch r d"]:
+        self, ranks: Ranks, payload: Float[Array, "*batch n d"] | None, gated_grad: bool
+    ) -> Float[Array, "*batch r d"]:
         if self.mode is None:
-            order = pick(jnp.argsort(self.x, axis=-1), ranks)
-            return jnp.take_along_axis(self.x[:, :, None] if payload is None else payload, order[:, :, None], axis=1)
+            order = pick(jnp.argsort(self.x, axis=-1), ranks, axis=-1)
+            return jnp.take_along_axis(self.x[..., None] if payload is None else payload, order[..., None], axis=-2)
         keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
         return _call(self.forms.apply, self.mode, ranks, keys, payload, tau)
 
-    def apply_transposed(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
+    def apply_transposed(self, ranks: Ranks, y: Float[Array, "*batch r d"]) -> Float[Array, "*batch n d"]:
         """The transpose of rows of P times y: a form of its own, or what reverse mode makes of `apply`."""
         if self.mode is None or known_finite(y):
             return self._transpose_finite(ranks, y)
@@ -131,16 +133,15 @@ class SoftRows:
         extremes = self._extremes(plain.transposed or Pulled(plain.apply), ranks, y)
         return self._transpose_finite(ranks, finite_part(self.keys, y)) + extremes
 
-    def _transpose_finite(self, ranks: Ranks, y: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
+    def _transpose_finite(self, ranks: Ranks, y: Float[Array, "*batch r d"]) -> Float[Array, "*batch n d"]:
         if self.mode is not None and self.forms.transposed is not None:
             return _call(self.forms.transposed, self.mode, ranks, self.keys, y, self.tau)
         if not self.forms.transposes:
             raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")
-        start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
-        out = jax.vjp(lambda payload: self._apply_finite(ranks, payload, True), start)[1](placed_as_rows(y, self.keys))[
-            0
-        ]
-        return out if self.mode is None else out + spoiled(self.tau)[:, None, None]
+        start = placed_as_rows(jnp.zeros((*y.shape[:-2], self.n, y.shape[-1]), y.dtype), self.keys)
+        apply = lambda payload: self._apply_finite(ranks, payload, True)
+        (out,) = jax.vjp(apply, start)[1](placed_as_rows(y, self.keys))
+        return out if self.mode is None else out + spoiled(self.tau)[..., None, None]
 
     def _plain_forms(self) -> Forms:
         """Forms without kernels."""
@@ -148,18 +149,21 @@ class SoftRows:
 
     def _extremes(self, form: Callable, ranks: Ranks, payload: Array) -> Array:
         """What a payload's infinities and NaN add to a form of its finite part."""
-        assert isinstance(ranks, range)
+        if not isinstance(ranks, range):
+            refuse_symbol(self.n)
         return _call(ExtremesOf(form), self._soft(), ranks, self.keys, payload, self.tau)
 
-    def mask(self, k: Float[Array, " batch"]) -> Float[Array, "batch n"]:
+    def mask(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
         """The sum of the last k rows, k real: in [0, 1] where the method has a form for that."""
         if self.mode is not None and self.forms.mask is not None:
             return _call(self.forms.mask, self.mode, None, self.keys, k, self.tau)
-        weights = jnp.clip(k[:, None] - jnp.arange(self.n, dtype=k.dtype)[None], 0, 1)  # the largest first
+        position = lax.broadcasted_iota(k.dtype, (*k.shape, self.n), k.ndim)  # the largest first
+        weights = jnp.clip(k[..., None] - position, 0, 1)
         if self.mode is None:
-            mask = unsort(weights, jnp.argsort(self.x, axis=-1, descending=True))
-            return mask + spoiled(jnp.where(jnp.any(jnp.isnan(self.x), axis=-1), -1, jnp.ones_like(self.tau)))[:, None]
-        return self._transpose_finite(range(self.n), weights[:, ::-1, None])[:, :, 0]
+            mask = over_rows(_unsort, jnp.argsort(self.x, axis=-1, descending=True), weights)
+            bad = jnp.any(jnp.isnan(self.x), axis=-1)
+            return mask + spoiled(jnp.where(bad, -1, jnp.ones_like(self.tau)))[..., None]
+        return self._transpose_finite(range(self.n), weights[..., ::-1, None])[..., 0]
 
     def solver_info(self, ranks: range) -> SolverInfo:
         """The report of the solver behind these rows."""
@@ -168,29 +172,48 @@ class SoftRows:
             _check.wrong("method", self.order.name, f"{able} in a soft mode: the others solve nothing")
         return _call(self.order.info, self.mode, ranks, self.keys, self.tau)
 
-    def rank(self) -> Float[Array, "batch n"]:
+    def rank(self) -> Float[Array, "*batch n"]:
         """Zero-based ascending ranks, not yet in the input's dtype."""
         return _call(self.forms.rank, self._soft(), None, self.keys, self.tau)
 
 
 def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None) -> Any:
     """form(keys, [ranks], [payload], tau, mode), compiled: an eager call compiles it once for each shape."""
-    _dispatch.note(form, arrays[0], *(() if ranks is None else (ranks,)), *arrays[1:], mode)
-    if isinstance(ranks, jax.Array):
-        return _with_traced_ranks(form, mode, ranks, *arrays)
-    return _with_static_ranks(form, mode, ranks, *arrays)
+    keys, *rest = (None if a is None else _of_rows(a, arrays[0]) for a in arrays)
+    _dispatch.note(form, keys, *(() if ranks is None else (ranks,)), *rest, mode)
+    run = _with_traced_ranks if isinstance(ranks, jax.Array) else _with_static_ranks
+    if isinstance(keys.shape[-1], int):
+        return run(form, mode, ranks, *arrays)
+    try:
+        return run(form, mode, ranks, *arrays)
+    except Exception:  # of whatever kind: it comes of a symbol where a form counts
+        refuse_symbol(keys.shape[-1])
+
+
+def _of_rows(a: Array, keys: Array | None) -> jax.ShapeDtypeStruct:
+    """The type of an array whose batch axes, which are those of the keys, are one."""
+    assert keys is not None
+    lead = keys.ndim - 1
+    return jax.ShapeDtypeStruct((math.prod(a.shape[:lead]), *a.shape[lead:]), a.dtype)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def _with_static_ranks(form, mode, ranks, keys, *rest):
     given = () if ranks is None else (ranks,)
-    return by_shard(lambda keys, *rest: form(keys, *given, *rest, mode), keys, *rest)
+    if ranks is not None and len(rest) == 2 and rest[0] is not None:
+        payload, tau = rest
+        return over_rows(Applied(form, ranks, mode, payload.shape[-2]), keys, tau, payload)
+    return over_rows(lambda keys, *rest: form(keys, *given, *rest, mode), keys, *rest)
 
 
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _with_traced_ranks(form, mode, ranks, keys, *rest):
     call = lambda keys, *rest: form(keys, rest[-1], *rest[:-1], mode)
-    return by_shard(call, keys, *rest, shared=(ranks,))
+    return over_rows(call, keys, *rest, shared=(ranks,))
+
+
+def _unsort(permutation: Array, y: Array) -> Array:
+    return unsort(y, permutation)
 
 
 def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:

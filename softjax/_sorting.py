@@ -12,7 +12,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_along, layout_reduced
+from ._axis import Layout, layout_along, layout_reduced, over_rows
+from ._orders._base import Ranks
 from ._payload import is_several, sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -53,8 +54,8 @@ def argsort(
     if soft.mode is None:
         order = jnp.argsort(x, axis=layout.axes[0], stable=stable, descending=descending)
         return one_hot(order, layout.n, x.dtype)
-    p = soft.rows(range(soft.n))
-    return layout.along_index(p[:, ::-1] if descending else p)
+    p = soft.rows(layout.ranks(0, layout.n))
+    return layout.along_index(p[..., ::-1, :] if descending else p)
 
 
 def sort(
@@ -98,12 +99,12 @@ def sort(
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return jnp.sort(x, axis=layout.axes[0], stable=stable, descending=descending)
-    y = soft.values(range(soft.n), gated_grad)
-    return layout.along(y[:, ::-1] if descending else y)
+    y = soft.values(layout.ranks(0, layout.n), gated_grad)
+    return layout.along(y[..., ::-1] if descending else y)
 
 
-def _end(n: int, largest: bool) -> range:
-    return range(n - 1, n) if largest else range(1)
+def _end(layout: Layout, largest: bool) -> Ranks:
+    return layout.ranks(layout.n - 1, layout.n) if largest else layout.ranks(0, 1)
 
 
 def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Softening, largest: bool) -> SoftIndex:
@@ -113,7 +114,7 @@ def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Soft
     if soft.mode is None:
         hard = jnp.argmax if largest else jnp.argmin
         return one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, x.dtype)
-    p = soft.rows(_end(soft.n, largest))[:, 0]
+    p = soft.rows(_end(layout, largest))[..., 0, :]
     return layout.reduced_index(p, keepdims)
 
 
@@ -123,7 +124,7 @@ def _extreme(a: ArrayLike, axis: Axis, keepdims: bool, softening: Softening, gat
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return (jnp.max if largest else jnp.min)(x, axis=layout.axes, keepdims=keepdims)
-    y = soft.values(_end(soft.n, largest), gated_grad)[:, 0]
+    y = soft.values(_end(layout, largest), gated_grad)[..., 0]
     return layout.reduced(y, keepdims)
 
 
@@ -239,7 +240,7 @@ def _top(operand: ArrayLike, k: int, axis: int | None, softening: Softening) -> 
     if not _check.is_concrete(k):
         remedy = "name it in `static_argnames` of jax.jit, or use `top_k_mask`, which takes a traced one"
         raise TypeError(f"`k` (={k!r}) must be a static integer: {remedy}.")
-    k = _check.integer("k", k, 1, layout.n, why=", the number of elements along `axis`")
+    k = _check.integer("k", k, 1, layout.known_n, why=", the number of elements along `axis`")
     return x, layout, k, enter(x, layout, softening, index=True)
 
 
@@ -276,7 +277,7 @@ def argtop_k(
     x, layout, k, soft = _top(operand, k, axis, softening)
     if soft.mode is None:
         return _hard_top_k(x, layout, k)[1]
-    return layout.along_index(soft.rows(_top_ranks(soft.n, k))[:, ::-1])
+    return layout.along_index(soft.rows(_top_ranks(soft.n, k))[..., ::-1, :])
 
 
 def top_k(
@@ -317,7 +318,7 @@ def top_k(
         return _hard_top_k(x, layout, k)
     ranks = _top_ranks(soft.n, k)
     values, rows = soft.values_and_rows(ranks, gated_grad)
-    return layout.along(values[:, ::-1]), layout.along_index(rows[:, ::-1])
+    return layout.along(values[..., ::-1]), layout.along_index(rows[..., ::-1, :])
 
 
 def ranking(
@@ -378,7 +379,7 @@ def _ranking(a: ArrayLike, axis: int | None, descending: bool, softening: Soften
     x, layout = layout_along(_check.real("a", a), axis)
     descending = _check.flag("descending", descending)
     soft = enter(x, layout, softening, index=False)
-    ascending = _hard_ranking(soft.x) if soft.mode is None else soft.rank()
+    ascending = over_rows(_hard_ranking, soft.x) if soft.mode is None else soft.rank()
     ranks = soft.n - 1 - ascending if descending else ascending
     return layout.along((ranks + first).astype(x.dtype))
 

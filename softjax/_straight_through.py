@@ -21,7 +21,7 @@ def grad_replace(fn: Callable[..., Any]) -> Callable[..., Any]:
     """fn with the value of `fn(..., forward=True)` and the derivative of `fn(..., forward=False)`.
 
     **Arguments:**
-        fn: a function with a boolean keyword `forward`, of any arguments; both forms return arrays of the same
+        fn: a function with a boolean argument `forward`, of any arguments; both forms return arrays of the same
             shapes and dtypes. Floating-point arrays among the arguments, in containers too, are differentiated.
     **Returns:** a function of fn's other arguments, for use under jit, vmap, grad and jvp.
     **Raises:** whatever fn raises.
@@ -35,7 +35,7 @@ def st(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The straight-through form of fn: the value of mode="hard", the derivative of the mode asked for.
 
     **Arguments:**
-        fn: a function with a keyword `mode` that knows "hard"; as for `grad_replace`.
+        fn: a function with an argument `mode` that knows "hard"; as for `grad_replace`.
     **Returns:** a function with fn's signature and documentation.
     **Raises:** whatever fn raises.
     **Source:** Bengio, Leonard and Courville, arXiv:1308.3432.
@@ -52,26 +52,33 @@ def _needs(fn: Any, keyword: str) -> None:
         raise TypeError(f"`fn` (={fn!r}) must be a function.")
     parameters = inspect.signature(fn).parameters.values()
     if not any(p.name == keyword or p.kind is p.VAR_KEYWORD for p in parameters):
-        raise TypeError(f"`fn` (={getattr(fn, '__name__', fn)}) must have a keyword `{keyword}`.")
+        raise TypeError(f"`fn` (={getattr(fn, '__name__', fn)}) must have an argument `{keyword}`.")
 
 
 def _replace(fn: Callable[..., Any], forward: dict[str, Any], backward: dict[str, Any]) -> Callable[..., Any]:
-    """fn called with the keywords `forward` for the value and with `backward` for the derivative."""
-    legal = MODES if getattr(fn, "__module__", "").startswith("softjax.") else None
+    """fn called with the arguments `forward` for the value and with `backward` for the derivative."""
+    own = getattr(fn, "__module__", "").startswith("softjax.")
+    signature = inspect.signature(fn)
 
     @functools.wraps(fn)
     def replaced(*args, **kwargs):
-        if legal is not None and "mode" in kwargs:  # the value alone would not notice a wrong one
-            _check.choice("mode", kwargs["mode"], legal)
-        if legal is not None and "softness" in kwargs:  # nor need one: the derivative does
-            _check.positive("softness", kwargs["softness"])
+        bound = signature.bind_partial(*args, **kwargs)
+        if own and "mode" in bound.arguments:  # the value alone would not notice a wrong one
+            _check.choice("mode", bound.arguments["mode"], MODES)
+        if own and "softness" in bound.arguments:  # nor need one: the derivative does
+            _check.positive("softness", bound.arguments["softness"])
         leaves, tree = jax.tree.flatten((args, kwargs))
-        moving = [i for i, leaf in enumerate(leaves) if _is_differentiable(leaf)]
+        places = [i for i, leaf in enumerate(leaves) if _is_passed(leaf)]
+        constant = [None if i in places else leaf for i, leaf in enumerate(leaves)]
 
-        def call(keywords, arrays):
-            filled = dict(zip(moving, arrays, strict=True))
-            args, kwargs = jax.tree.unflatten(tree, [filled.get(i, leaf) for i, leaf in enumerate(leaves)])
-            return fn(*args, **{**kwargs, **keywords})
+        def call(changes, arrays):
+            filled = dict(zip(places, arrays, strict=True))
+            args, kwargs = jax.tree.unflatten(tree, [filled.get(i, leaf) for i, leaf in enumerate(constant)])
+            bound = signature.bind_partial(*args, **kwargs)
+            named = {name: c for name, c in changes.items() if name in signature.parameters}
+            bound.arguments.update(named)
+            others = {name: c for name, c in changes.items() if name not in named}
+            return fn(*bound.args, **{**bound.kwargs, **others})
 
         @jax.custom_jvp
         def value(*arrays):
@@ -81,13 +88,17 @@ def _replace(fn: Callable[..., Any], forward: dict[str, Any], backward: dict[str
         def value_jvp(primals, tangents):
             return value(*primals), jax.jvp(lambda *arrays: call(backward, arrays), primals, tangents)[1]
 
-        return value(*(leaves[i] for i in moving))
+        return value(*(leaves[i] for i in places))
 
+    if own:  # where pickle finds it
+        replaced.__module__ = __name__
     return replaced
 
 
-def _is_differentiable(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+def _is_passed(leaf: Any) -> bool:
+    """Is it differentiated, or traced? A derivative's rule must not close over a tracer, of integers or keys either."""
+    differentiable = isinstance(leaf, (jax.Array, np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return differentiable or isinstance(leaf, jax.core.Tracer)
 
 
 abs_st = st(_elementwise.abs)

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import zero_from_primal
 
 from ._modes import Mode
 from ._types import Bool, Float, Int
+from ._varying import vary_alike
 
 _MAX_STEPS = 60
 _NEVER = -1e30
@@ -48,7 +49,8 @@ class SolverInfo(NamedTuple):
 
 def no_tangent(info: SolverInfo) -> SolverInfo:
     """The tangent of a report: none."""
-    return SolverInfo(np.zeros(info.iterations.shape, jax.dtypes.float0), jnp.zeros_like(info.marginal_error))  # pyright: ignore
+    iterations: Any = zero_from_primal(info.iterations)
+    return SolverInfo(iterations, jnp.zeros_like(info.marginal_error))
 
 
 class Problem(NamedTuple):
@@ -183,7 +185,7 @@ def newton(
     residual, curvature = evaluate(psi)
     none = jnp.zeros(damping.shape, jnp.int32)
     begin = _State(psi, residual, curvature, damping, none > 0, none, jnp.zeros((), jnp.int32))
-    last = lax.while_loop(unfinished, improve, begin)
+    last = lax.while_loop(unfinished, improve, vary_alike(begin))
     return last.psi, SolverInfo(last.iterations + rounds, jnp.max(jnp.abs(last.residual), axis=-1))
 
 

@@ -17,6 +17,7 @@ from jax import Array, lax
 from ._modes import Mode
 from ._transport import SolverInfo, no_tangent
 from ._types import Float
+from ._varying import vary_alike
 
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]
@@ -84,7 +85,7 @@ def shift(mode: Mode, margin: Keys, k: PerRow) -> tuple[PerRow, SolverInfo]:
     zero = jnp.zeros_like(k)
     steps = jnp.zeros(k.shape, jnp.int32)
     state = (zero, zero - limit, zero + limit, *evaluate(zero), steps, jnp.zeros((), jnp.int32))
-    c, _, _, excess, _, steps, _ = lax.while_loop(unfinished, improve, state)
+    c, _, _, excess, _, steps, _ = lax.while_loop(unfinished, improve, vary_alike(state))
     return c, SolverInfo(steps, jnp.where(solvable, jnp.abs(excess), zero))
 
 

@@ -16,6 +16,7 @@ from jax import Array, lax
 from ._modes import Mode
 from ._transport import Potentials, Problem, SolverInfo, logits, newton, no_tangent, rounding, sinkhorn_rounds
 from ._types import Float
+from ._varying import vary_alike
 
 _BLOCK = 1 << 16
 """About this many entries of the plan exist at a time, for each row of the batch (at least 8 keys' worth)."""
@@ -61,7 +62,7 @@ def collect(mode: Mode, psi: Potentials, problem: Problem, payload: Float[Array,
         p = _plan_block(mode, psi, problem, y, mask)
         return total + jnp.matmul(p, values, precision=lax.Precision.HIGHEST), None
 
-    empty = jnp.zeros(psi.shape + payload.shape[-1:], payload.dtype)
+    empty, *_ = vary_alike((jnp.zeros(psi.shape + payload.shape[-1:], payload.dtype), psi, payload))
     return lax.scan(add, empty, _blocks(problem, payload))[0]
 
 
@@ -103,7 +104,8 @@ def conjugate_gradients(
         return x + alpha * p, r_new, r_new + beta * p, rr_new, step + 1
 
     zero = jnp.zeros_like(rhs)
-    return lax.while_loop(unfinished, improve, (zero, rhs, rhs, dot(rhs, rhs), jnp.zeros((), jnp.int32)))[0]
+    start = vary_alike((zero, rhs, rhs, dot(rhs, rhs), jnp.zeros((), jnp.int32)))
+    return lax.while_loop(unfinished, improve, start)[0]
 
 
 def _curved(mode: Mode, psi: Potentials, problem: Problem, damping: Array) -> Callable[[Potentials], Potentials]:

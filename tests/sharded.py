@@ -2,6 +2,7 @@
 
 A case is "operator method mode implementation". A line says which collectives its compiled value-and-gradient has, how
 the results are sharded, and how far they are from those on one device. `--eager` alone: a call where no mesh is set.
+`--batch`: two batch axes, of which either or both are sharded, one more line for each. `--vmap`: over a sharded axis.
 """
 
 import json
@@ -31,7 +32,7 @@ OPERATORS = {
     "max": lambda x, **o: sj.max(x, axis=-1, **o),
     "quantile": lambda x, **o: sj.quantile(x, 0.3, axis=-1, **o),
     "median": lambda x, **o: sj.median(x, axis=-1, **o),
-    "mask": lambda x, **o: sj.top_k_mask(x, 5.5, **o),
+    "mask": lambda x, **o: sj.top_k_mask(x, min(5.5, x.shape[-1] / 2), **o),
     "transpose": lambda x, **o: sj.soft_permutation(x, **o).T @ x[..., None],
 }
 COLLECTIVES = ("all-gather", "collective-permute", "all-to-all")
@@ -56,7 +57,7 @@ def case(name: str) -> dict:
     told = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
     with jax.set_mesh(told):  # of which constants are a part, too
         explicit = jax.jit(both).lower(jax.device_put(x, NamedSharding(told, PartitionSpec("rows")))).compile()
-    mapped = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False))
+    mapped = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=rows, out_specs=rows))
     return {
         "case": name,
         "collectives": {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES},
@@ -81,7 +82,79 @@ def eager() -> dict:
     return {"rows": have.sharding.shard_shape(have.shape)[0], "error": float(np.max(np.abs(have - want)))}
 
 
+BATCHES = [
+    "sort softsort smooth",
+    "mask softsort hard",
+    "median neuralsort smooth",
+    "max ot smooth",
+]
+
+
+def batch(name: str, axis: int, spec: tuple, kind: str) -> dict:
+    """Value and gradient of an operator on a (4, 4, 4) array with two batch axes."""
+    operator, method, mode = name.split()
+
+    def function(x):
+        rows = jnp.moveaxis(x, axis, -1)
+        return OPERATORS[operator](rows, method=method, mode=mode)
+
+    both = jax.jit(jax.grad(lambda x: (lambda y: (total(y), y))(function(x)), has_aux=True))
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(getattr(jax.sharding.AxisType, kind),) * 2)
+    x = np.random.default_rng(1).normal(size=(4, 4, 4)).astype(np.float32)
+    with jax.set_mesh(mesh):
+        split = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+        compiled = both.lower(split).compile()
+        slope, out = compiled(split)
+    text, kept = compiled.as_text(), [s for i, s in enumerate(spec) if i != axis]
+    error = max(
+        float(np.max(np.abs(a - b)))
+        for a, b in zip(jax.tree.leaves((slope, out)), jax.tree.leaves(both(x)), strict=True)
+    )
+    placed = all((tuple(v.sharding.spec) + (None,) * 3)[:2] == tuple(kept) for v in jax.tree.leaves(out))
+    return {
+        "case": f"{name} {spec} {kind}",
+        "collectives": {c: len(re.findall(rf" {c}(?:-start)?\(", text)) for c in COLLECTIVES},
+        "placed": placed and (mode == "hard" or slope.sharding.is_equivalent_to(split.sharding, 3)),
+        "error": error,
+    }
+
+
+def total(y) -> jax.Array:
+    return sum(jnp.sum(jnp.sin(v)) for v in jax.tree.leaves(y))
+
+
+def vmapped(name: str) -> dict:
+    """Value and gradient mapped over an axis that a mesh of JAX's default kind shards."""
+    operator, method, mode = name.split()
+
+    def both(x):
+        function = lambda x: OPERATORS[operator](x, method=method, mode=mode)
+        return jax.grad(lambda x: (lambda y: (total(y), y))(function(x)), has_aux=True)(x)
+
+    x = np.random.default_rng(2).normal(size=(4, 20)).astype(np.float32)
+    want = jax.jit(jax.vmap(both))(x)
+    mesh = jax.make_mesh((4,), ("rows",))
+    with jax.set_mesh(mesh):
+        have = jax.jit(jax.vmap(both))(jax.device_put(x, NamedSharding(mesh, PartitionSpec("rows", None))))
+    pairs = list(zip(jax.tree.leaves(have), jax.tree.leaves(want), strict=True))
+    return {
+        "case": name,
+        "placed": all(jax.typeof(a).sharding.spec[0] == "rows" for a, _ in pairs),
+        "error": max(float(np.max(np.abs(a - b))) for a, b in pairs),
+    }
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--batch"]:
+        for name in BATCHES:
+            for axis, spec in ((2, (None, "a", None)), (1, ("a", None, "b"))):
+                for kind in ("Explicit", "Auto"):
+                    print(json.dumps(batch(name, axis, spec, kind)), flush=True)
+        sys.exit()
+    if sys.argv[1] == "--vmap":
+        for name in sys.argv[2:]:
+            print(json.dumps(vmapped(name)), flush=True)
+        sys.exit()
     if sys.argv[1:] == ["--eager"]:
         print(json.dumps(eager()))
         sys.exit()

@@ -57,6 +57,31 @@ def test_sharded_rows_stay_where_they_are(names):
         assert max(line["error"], line["mapped"]) < 2e-5, line
 
 
+def lines_of(*arguments):
+    """What `sharded.py` prints."""
+    command = [sys.executable, "-W", "ignore", str(HERE / "sharded.py"), *arguments]
+    run = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+def test_batch_axes_stay_where_they_are():
+    """Either of two batch axes sharded, or both, the softened axis last or between them: no row moves."""
+    lines = lines_of("--batch")
+    assert len(lines) == 16
+    for line in lines:
+        assert not any(line["collectives"].values()) and line["placed"] and line["error"] < 2e-5, line
+
+
+def test_vmap_over_a_sharded_axis():
+    """On a mesh of JAX's default kind."""
+    names = ["sort softsort smooth", "ranking neuralsort c0", "mask ot c1", "transpose softsort smooth"]
+    lines = lines_of("--vmap", *names)
+    assert [line["case"] for line in lines] == names
+    for line in lines:
+        assert line["placed"] and line["error"] < 2e-5, line
+
+
 def test_an_eager_call_without_the_mesh():
     """Rows on four devices against a number, outside `jax.set_mesh`."""
     command = [sys.executable, "-W", "ignore", str(HERE / "sharded.py"), "--eager"]

@@ -1,5 +1,8 @@
 """Straight-through: the hard value, the soft derivative, and no soft operator where nothing is differentiated."""
 
+import copy
+import functools
+import pickle
 import re
 
 import cases
@@ -258,3 +261,76 @@ def test_second_value_of_top_k():
     slope = jax.grad(lambda x: jnp.vdot(sj.top_k_st(x, 2)[1][0], jnp.arange(5.0)))(x)
     expected = jax.grad(lambda x: jnp.vdot(sj.top_k(x, 2)[1][0], jnp.arange(5.0)))(x)
     np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-5)
+
+
+# --- arguments that are no floats, by position, and pickled ---------------------------------------------
+
+TRACED = {
+    "integer": (jnp.asarray([1, 2, 0]), lambda x, i: sj.greater_st(x, i).sum(), lambda x, i: sj.greater(x, i).sum()),
+    "bool": (
+        jnp.asarray([True, False, True]),
+        lambda x, b: sj.st(chosen)(x, b).sum(),
+        lambda x, b: chosen(x, b).sum(),
+    ),
+    "key": (
+        jax.random.split(jax.random.key(0), 3),
+        lambda x, key: sj.grad_replace(noisy)(x, key=key).sum(),
+        lambda x, key: noisy(x, False, key).sum(),
+    ),
+}
+
+
+def chosen(x, where, mode="smooth"):
+    """A function of a bool."""
+    return jnp.round(x) if mode == "hard" else jnp.where(where, 2 * x, x)
+
+
+def noisy(x, forward, key):
+    """A function of a key, with `forward` in its midst."""
+    return jnp.round(x) if forward else x * jax.random.normal(key, x.shape)
+
+
+@pytest.mark.parametrize("kind", TRACED)
+def test_traced_arguments_that_are_no_floats(kind):
+    """Integers, bools and keys that a scan or vmap traces under grad."""
+    given, straight, soft = TRACED[kind]
+    x = jnp.asarray([0.3, 1.2])
+    total = lambda f: lambda x: jax.lax.scan(lambda c, one: (c + f(x, one), None), 0.0, given)[0]
+    with jax.checking_leaks():
+        slope = jax.grad(total(straight))(x)
+    np.testing.assert_allclose(slope, jax.grad(total(soft))(x), rtol=1e-6)
+    per_item = jax.vmap(lambda one: jax.grad(straight)(x, one))(given)
+    np.testing.assert_allclose(per_item.sum(0), slope, rtol=1e-6)
+
+
+def test_no_tracer_is_kept():
+    """Not under jit either."""
+    with jax.checking_leaks():
+        np.testing.assert_array_equal(jax.jit(sj.sort_st)(jnp.asarray([2.0, 1.0])), [1.0, 2.0])
+
+
+def test_arguments_by_position():
+    """`mode` and `forward` in their places, first, last, or among further keywords."""
+    form = sj.st(lambda x, mode="smooth", scale=1.0: jnp.round(x) if mode == "hard" else {"c0": 3.0}.get(mode, 1.0) * x)
+    assert form(1.2, "c0") == form(1.2, mode="c0") == form(1.2, "c0", 2.0) == 1.0
+    assert jax.grad(lambda x: form(x, "c0"))(1.2) == jax.grad(lambda x: form(x, mode="c0"))(1.2) == 3.0
+    replaced = sj.grad_replace(lambda x, forward, scale: jnp.round(x) if forward else scale * x)
+    for call in (lambda x: replaced(x, True, 3.0), lambda x: replaced(x, scale=3.0), lambda x: replaced(x, False, 3.0)):
+        assert jax.value_and_grad(call)(1.2) == (1.0, 3.0)
+    loose = sj.st(lambda x, **options: jnp.round(x) if options["mode"] == "hard" else 2 * x)
+    assert jax.value_and_grad(lambda x: loose(x, mode="smooth"))(1.2) == (1.0, 2.0)
+    with pytest.raises(TypeError, match="missing"):
+        form()
+
+
+def test_pickles():
+    """By name, as any function of a module; operators with arguments bound, and permutations, too."""
+    for name in filter(lambda name: name.endswith("_st"), dir(sj)):
+        form = getattr(sj, name)
+        assert pickle.loads(pickle.dumps(form)) is copy.deepcopy(form) is form
+    bound = pickle.loads(pickle.dumps(functools.partial(sj.sort_st, softness=0.3)))
+    assert bound.func is sj.sort_st and bound.keywords == {"softness": 0.3}
+    p = sj.soft_permutation(jnp.asarray([2.0, 1.0, 3.0]))[::-1]
+    again = pickle.loads(pickle.dumps(p))
+    assert again.ranks == p.ranks
+    np.testing.assert_array_equal(again.todense(), p.todense())

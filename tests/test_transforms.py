@@ -4,6 +4,7 @@ import functools
 
 import cases
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -165,3 +166,85 @@ def test_elementwise_jit_vmap_jvp(name, mode, options):
 
     forward, backward = slopes(args)
     np.testing.assert_allclose(forward, backward, rtol=0, atol=10 * atol)
+
+
+# --- programs for export, and linear transposes ---------------------------------------------------------
+
+EXPORTED = {
+    "relu": lambda x: sj.relu(x),
+    "clip c1": lambda x: sj.clip(x, -1.0, 1.0, mode="c1"),
+    "where": lambda x: sj.where(sj.greater(x, x[..., ::-1]), x, 0.0),
+    "isclose": lambda x: sj.isclose(x, 0.5, mode="c0"),
+    "sort": lambda x: sj.sort(x),
+    "rank neuralsort": lambda x: sj.rank(x, method="neuralsort"),
+    "max c1": lambda x: sj.max(x, axis=-1, mode="c1"),
+    "mask ot": lambda x: sj.top_k_mask(x, 2.0),
+    "product": lambda x: sj.soft_permutation(x) @ x[..., None],
+    "top_k_st": lambda x: sj.top_k_st(x, 2)[0],
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_export_with_a_symbolic_batch(name):
+    """Value and gradient of one exported program, called with two batch sizes."""
+    function = lambda x: (EXPORTED[name](x), jax.grad(lambda x: jnp.sum(jnp.sin(EXPORTED[name](x))))(x))
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 18"), jnp.float32)
+    exported = jax.export.export(jax.jit(function))(shape)
+    x = jnp.asarray(cases.sample((3, 18), 36, np.float32))
+    want = jax.jit(function)(x)
+    atol = tolerance("float32", 18, 18 * cases.conditioning(x, 18, 0.1, "neuralsort"))
+    for rows in (1, 3):
+        for have, wanted in zip(exported.call(x[:rows]), want, strict=True):
+            np.testing.assert_allclose(have, wanted[:rows], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(("mode", "method"), [("smooth", "softsort"), ("c1", "softsort"), ("smooth", "neuralsort")])
+def test_linear_transpose_of_products(mode, method):
+    """P @ y and P.T @ y are linear in y, also where P is made by a fast form, of keys known or traced."""
+    x, y = (jnp.asarray(cases.sample(18, seed, np.float32)) for seed in (37, 38))
+    p = sj.soft_permutation(x, mode=mode, method=method)
+    dense = p.todense()
+    atol = tolerance("float32", 18, 18 * cases.conditioning(x, 18, 0.1, method))
+
+    @jax.jit
+    def traced(p):
+        return jax.linear_transpose(lambda y: p @ y, y)(y)[0]
+
+    np.testing.assert_allclose(traced(p), y @ dense, rtol=0, atol=atol)
+    np.testing.assert_allclose(jax.linear_transpose(lambda y: p @ y, y)(y)[0], y @ dense, rtol=0, atol=atol)
+    np.testing.assert_allclose(jax.linear_transpose(lambda y: p.T @ y, y)(y)[0], dense @ y, rtol=0, atol=atol)
+    np.testing.assert_allclose(jax.linearize(lambda y: p @ y, y)[1](y), dense @ y, rtol=0, atol=atol)
+    many = jax.vmap(lambda y: p @ y, in_axes=1, out_axes=1)(jnp.stack([y, -y], 1))
+    np.testing.assert_allclose(many, jnp.stack([dense @ y, -dense @ y], 1), rtol=0, atol=atol)
+
+
+SYMBOLIC = {
+    "relu": lambda x: sj.relu(x),
+    "max": lambda x: sj.max(x, axis=-1),
+    "argmin c1": lambda x: sj.argmin(x, axis=-1, mode="c1"),
+    "median": lambda x: sj.median(x, axis=-1, method="softsort"),
+    "sort": lambda x: sj.sort(x, implementation="dense"),
+    "sort_st": lambda x: sj.sort_st(x, implementation="dense"),
+    "rank": lambda x: sj.rank(x, implementation="dense"),
+}
+
+
+@pytest.mark.parametrize("name", SYMBOLIC)
+def test_export_with_a_symbolic_row_length(name):
+    """What is written out rank by rank takes one; the fast forms say that they do not."""
+    function = lambda x: (SYMBOLIC[name](x), jax.grad(lambda x: jnp.sum(jnp.sin(SYMBOLIC[name](x))))(x))
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, n"), jnp.float32)
+    exported = jax.export.export(jax.jit(function))(shape)
+    for n in (5, 7):
+        x = jnp.asarray(cases.sample((2, n), n, np.float32))
+        for have, wanted in zip(exported.call(x), jax.jit(function)(x), strict=True):
+            np.testing.assert_allclose(have, wanted, rtol=0, atol=tolerance("float32", n, 100))
+
+
+@pytest.mark.parametrize("operator", [sj.sort, sj.rank, sj.top_k_mask, sj.soft_permutation])
+def test_a_symbolic_row_length_is_refused_by_name(operator):
+    """One message, that says what to do."""
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, n"), jnp.float32)
+    more = (1.0,) if operator is sj.top_k_mask else ()
+    with pytest.raises(NotImplementedError, match=r"length along `axis` \(=n\) must be a number.*fixed length"):
+        jax.export.export(jax.jit(lambda x: jax.tree.leaves(operator(x, *more))))(shape)

@@ -121,7 +121,7 @@ def multiply(rows: Float[Array, "batch r n"], payload: Float[Array, "batch n d"]
     # A weight of 0 has no derivative, and no cotangent: times a large payload it may overflow, and 0 * inf is NaN.
     rows = jnp.where(rows == 0, jnp.zeros_like(rows), rows)
     if payload.shape[-1] == 1:
-        return jnp.sum(rows * payload[:, None, :, 0], axis=-1, keepdims=True)
+        return jnp.sum(rows * payload[..., None, :, 0], axis=-1, keepdims=True)
     return jnp.matmul(rows, payload, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .._axis import by_shard
+from .._axis import over_rows
 from .._check import is_concrete
 from .._modes import Mode
 from ._base import Apply, Keys, PerRow, Ranks
@@ -40,8 +40,8 @@ class _Finite(Operator):
 
 
 def finite_part(x: Keys, payload: Array) -> Array:
-    """The payload (batch, ...) of keys x, with 0 for what is not finite."""
-    return by_shard(lambda x, payload: _Finite()(payload), x, payload)
+    """The payload (*batch, n, d) of keys (*batch, n), with 0 for what is not finite."""
+    return over_rows(lambda x, payload: _Finite()(payload), x, payload)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ _LIFT = 2.0**60
 class Prepared(NamedTuple):
     """Rows as an order can work on them without overflow, and the way back from its values.
 
-    `finite` is the input with what lies far out moved nearer, `standard` its standardised form, None where that does not
-    matter. `tau` is NaN for rows that hold one. Soft values that stem from a moved element are to be multiplied by
+    `finite` is the input with what lies far out moved nearer, `standard` its standardised form, None where that does
+    not matter. `tau` is NaN for rows that hold one. Soft values that stem from a moved element are to be multiplied by
     `lift`; one beyond `bound` can only stem from an infinity.
     """
 
@@ -37,10 +37,10 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
         # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
         lift = jnp.where(top > _limit(x.dtype), jnp.full_like(top, _LIFT), jnp.ones_like(top))
         finite = _with_slope_one(x / lift, x)
-        soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[:, 0]
+        soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[..., 0]
         return Prepared(finite, standardized(finite), soft, lift, jnp.full_like(top, jnp.finfo(x.dtype).max))
-    finite, largest, lift, bound = _brought_nearer(x, top, lax.stop_gradient(tau)[:, None])
-    return Prepared(finite, None, _in_range(tau, largest[:, 0], x.shape[-1]), lift, bound)
+    finite, largest, lift, bound = _brought_nearer(x, top, lax.stop_gradient(tau)[..., None])
+    return Prepared(finite, None, _in_range(tau, largest[..., 0], x.shape[-1]), lift, bound)
 
 
 @partial(jax.jit, inline=True)
@@ -105,7 +105,7 @@ def _in_range(tau: PerRow, largest: PerRow, n: int) -> PerRow:
     info = jnp.finfo(tau.dtype)
     smallest = float(info.tiny) ** 0.5 * 8  # its square is not lost
     floor = jnp.where(largest > 0, jnp.minimum(largest / 2.0**24, smallest), smallest)
-    ceiling = jnp.clip(largest * (4 * n * n / float(info.eps)), 2.0**60, float(info.max) / 2.0**12)
+    ceiling = jnp.clip(largest * (4.0 * n) * (n / float(info.eps)), 2.0**60, float(info.max) / 2.0**12)
     return lax.optimization_barrier(jnp.clip(tau, floor, ceiling))
 
 

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ._partition import by_rows
+from .._varying import unchecked, vary_alike
+from ._partition import by_rows, row_spec
 
 try:  # Which devices a program is lowered for is told to these primitives alone.
     from jax._src.dispatch import prim_requires_devices_during_lowering as _told_devices
@@ -28,6 +30,9 @@ except ImportError:
 _linear_p = type(lax.sort_p)("soft_order")
 _linear_p.multiple_results = True
 _told_devices.add(_linear_p)
+
+
+_NO_MESH = jax.sharding.AbstractMesh((), ())
 
 
 class Target(NamedTuple):
@@ -46,7 +51,8 @@ class Operator(abc.ABC):
     """A linear operator out = A(*fixed)(*moving) on arrays that share their leading dimensions.
 
     `run` computes it on (batch, ...) arrays; `transpose(fixed, cotangents)` applies A^T;
-    `tangent(fixed, moving, dfixed, out)` differentiates it with respect to `fixed`.
+    `tangent(fixed, moving, dfixed, out)` differentiates it with respect to `fixed`; for results that are no floats its
+    answer is not used.
     A subclass is a frozen dataclass: its fields are the operator's static parameters. `fixed` counts the first kind of
     arguments. `run_on` differs from `run` where a platform has its own way.
     """
@@ -63,7 +69,7 @@ class Operator(abc.ABC):
 
     def bind(self, *args: Array) -> tuple[Array, ...]:
         """All results, also where there is one."""
-        return tuple(_linear_p.bind(*args, op=self))
+        return tuple(_linear_p.bind(*vary_alike(args), op=self))
 
     @abc.abstractmethod
     def run(self, *args: Array) -> tuple[Array, ...]:
@@ -103,7 +109,54 @@ class Operator(abc.ABC):
         lead = args[0].shape[:-1]
         flat = [a.reshape(math.prod(lead), *a.shape[len(lead) :]) for a in args]
         run = partial(self.run_on, target)
+        if self.end_to_end and not isinstance(flat[0].shape[0], int):  # a symbolic batch: nobody knows where rows end
+            run = jax.vmap(lambda *row: tuple(a[0] for a in self.run_on(target, *(a[None] for a in row))))
         return tuple(a.reshape(*lead, *a.shape[1:]) for a in (_apart(run, *flat) if self.end_to_end else run(*flat)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied(Operator):
+    """(keys, tau | payload) -> form(keys, ranks, payload, tau, mode), kept whole so that it can be transposed.
+
+    Its derivative, its batches and its program are the form's own; `jax.linear_transpose` alone meets the operator,
+    which says that the form, of P or of P.T, is linear in the payload (*batch, size, d).
+    """
+
+    form: Callable[..., Array]
+    ranks: Any
+    mode: Any
+    size: int
+    fixed = 2
+
+    def run(self, *args):
+        keys, tau, payload = args
+        return (self.form(keys, self.ranks, payload, tau, self.mode),)
+
+    def mapped(self, batch_ndim: int) -> Callable[..., tuple[Array, ...]]:
+        """`run` for so many batch axes."""
+        run: Callable[..., tuple[Array, ...]] = self.run
+        for _ in range(batch_ndim - 1):
+            run = jax.vmap(run)
+        return run
+
+    def jvp(self, primals: Sequence[Array], tangents: Sequence[Any]) -> tuple:
+        """Along the tangents that are not zero."""
+        moves = [i for i, t in enumerate(tangents) if not isinstance(t, ad.Zero)]
+
+        def run(*some):
+            filled = dict(zip(moves, some, strict=True))
+            return self.mapped(primals[0].ndim - 1)(*(filled.get(i, p) for i, p in enumerate(primals)))
+
+        return jax.jvp(run, [primals[i] for i in moves], [tangents[i] for i in moves])
+
+    def transpose(self, fixed, cotangents):
+        keys, tau = fixed
+        start = jnp.zeros((*keys.shape[:-1], self.size, cotangents[0].shape[-1]), cotangents[0].dtype)
+        start, cotangent, _ = vary_alike((start, cotangents[0], keys))
+        return jax.vjp(partial(self.mapped(tau.ndim), keys, tau), start)[1]((cotangent,))
+
+    def tangent(self, fixed, moving, dfixed, out):
+        raise NotImplementedError("`jvp` differentiates.")
 
 
 def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]:
@@ -115,6 +168,8 @@ def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]
 
 
 def _jvp(primals, tangents, *, op):
+    if isinstance(op, Applied):
+        return op.jvp(primals, tangents)
     out, known = op.differentiated(*primals)
     fixed, moving = primals[: op.fixed], primals[op.fixed :]
     dfixed, dmoving = tangents[: op.fixed], tangents[op.fixed :]
@@ -128,9 +183,11 @@ def _jvp(primals, tangents, *, op):
             dmoving = [d if isinstance(t, ad.Zero) else t + d for t, d in zip(dmoving, absorbed, strict=True)]
     if not all(isinstance(t, ad.Zero) for t in dmoving):
         terms.append(op.bind(*fixed, *map(ad.instantiate_zeros, dmoving)))
+    none = [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
     if not terms:
-        return out, [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
-    return out, [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
+        return out, none
+    sums = [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
+    return out, [s if jnp.issubdtype(x.dtype, jnp.inexact) else z for x, s, z in zip(out, sums, none, strict=True)]
 
 
 def _transpose(cotangents, *args, op):
@@ -140,6 +197,10 @@ def _transpose(cotangents, *args, op):
 
 
 def _batch(args, axes, *, op):
+    if isinstance(op, Applied) and axes[0] is axes[1] is None:  # many payloads of one permutation: further columns
+        columns = jnp.moveaxis(args[2], axes[2], -1)
+        (out,) = _linear_p.bind(*args[:2], columns.reshape(*columns.shape[:-2], -1), op=op)
+        return [out.reshape(*out.shape[:-1], *columns.shape[-2:])], [out.ndim]
     size = next(a.shape[x] for a, x in zip(args, axes, strict=True) if x is not None)
     args = [
         jnp.broadcast_to(a, (size, *a.shape)) if x is None else jnp.moveaxis(a, x, 0)
@@ -151,7 +212,17 @@ def _batch(args, axes, *, op):
 
 def _abstract(*avals, op):
     structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-    return [ShapedArray(o.shape, o.dtype) for o in op.shapes(*structs)], op.effects(*structs)
+    with unchecked():
+        shapes, effects = op.shapes(*structs), op.effects(*structs)
+    return [_result(avals[0], o) for o in shapes], effects
+
+
+def _result(first: ShapedArray, out: Any) -> ShapedArray:
+    """A result's type: it is sharded, and varies over manual axes, as the rows of the first argument."""
+    lead = first.ndim - 1
+    spec = PartitionSpec(*row_spec(first.sharding, lead), *(None,) * (len(out.shape) - lead))
+    sharding = NamedSharding(first.sharding.mesh, spec)
+    return first.update(shape=out.shape, dtype=out.dtype, weak_type=False, sharding=sharding)
 
 
 def _run_now(*args, op):
@@ -166,6 +237,10 @@ def _compiled(*args, op):
 
 def _lower(ctx, *args, op):
     """The operator's own program; over several devices one that each of them runs on its rows."""
+    # Sharding and manual axes are the primitive's affair: inside, every loop may start from a constant.
+    ctx = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
+    if isinstance(op, Applied):
+        return mlir.lower_fun(_meshless(op.mapped(ctx.avals_in[0].ndim - 1)), multiple_results=True)(ctx, *args)
     context = ctx.module_context
     platforms = tuple(ctx.platforms or context.platforms)
     if op.platform in platforms:  # a program for several: this is the branch of one
@@ -177,10 +252,20 @@ def _lower(ctx, *args, op):
     # callbacks (JAX issue 38196).
     split = shared and "tpu" not in platforms and not context.lowering_parameters.for_export
     target = Target(platforms[0], _described(platforms[0], devices), split or not shared)
-    run = partial(op.evaluate, target=target if len(platforms) == 1 else None)
+    run = _meshless(partial(op.evaluate, target=target if len(platforms) == 1 else None))
     if split:
         run = by_rows(run, ctx.avals_in[0].ndim - 1)
-    return mlir.lower_fun(lambda *a: list(run(*a)), multiple_results=True)(ctx, *args)
+    return mlir.lower_fun(run, multiple_results=True)(ctx, *args)
+
+
+def _meshless(run: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]:
+    """`run`, traced where no mesh is set."""
+
+    def call(*arrays):
+        with jax.sharding.use_abstract_mesh(_NO_MESH), unchecked():
+            return list(run(*arrays))
+
+    return call
 
 
 def _splits(axis_context: Any) -> bool:

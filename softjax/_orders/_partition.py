@@ -66,7 +66,7 @@ def _placed(mesh: Mesh, given: Any, results: Any, lead: int, count: int, local: 
     """What a partitioner wants to know: the mesh, each device's function, and shardings of results and operands."""
     rows = [*given[:count], *results]
     if not mesh.empty:
-        spec = max((_row_spec(a.sharding, lead) for a in rows), key=lambda s: _parts(mesh, s))
+        spec = max((row_spec(a.sharding, lead) for a in rows), key=lambda s: _parts(mesh, s))
         kept, whole = NamedSharding(mesh, PartitionSpec(*spec)), NamedSharding(mesh, PartitionSpec())
         placed = tuple(kept for _ in results), (*(kept for _ in given[:count]), *(whole for _ in given[count:]))
         return mesh, local, *placed
@@ -82,7 +82,8 @@ def _placed(mesh: Mesh, given: Any, results: Any, lead: int, count: int, local: 
     return mesh, local, tuple(map(own, results)), (*map(own, given[:count]), *(whole for _ in given[count:]))
 
 
-def _row_spec(sharding: NamedSharding, lead: int) -> tuple:
+def row_spec(sharding: NamedSharding, lead: int) -> tuple:
+    """How the `lead` dimensions of rows are sharded."""
     return (*sharding.spec, *(None,) * lead)[:lead]
 
 

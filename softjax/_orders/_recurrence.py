@@ -72,7 +72,8 @@ class _Recurrence(Operator):
     def run_on(self, target: Target | None, *args: Array) -> tuple[Array, ...]:
         if target is None:
             return self.run(*args)
-        form = _in_turn if target.platform == "cpu" else _scanned
+        in_turn = target.platform == "cpu" and all(isinstance(size, int) for size in args[0].shape)
+        form = _in_turn if in_turn else _scanned  # a loop over a symbolic number of elements is none that JAX knows
         return form(self._factor(args[0]), *args[1:], reverse=self.reverse)
 
     def shapes(self, *args):

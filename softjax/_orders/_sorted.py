@@ -2,11 +2,12 @@
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
+from jax.custom_derivatives import zero_from_primal
 
 from .._types import Float, Int
 from ._base import Keys, Ranks
@@ -31,10 +32,10 @@ def _sort_by_index(x: Keys) -> tuple[Keys, Int[Array, "batch n"]]:
     return gather(x, permutation), permutation
 
 
-@sort_with_permutation.defjvp  # pyright: ignore[reportArgumentType]  (float0 is a NumPy dtype)
+@sort_with_permutation.defjvp
 def _sort_jvp(primals, tangents):
     s, permutation = sort_with_permutation(*primals)
-    no_tangent = np.zeros(permutation.shape, jax.dtypes.float0)
+    no_tangent: Any = zero_from_primal(permutation)
     return (s, permutation), (gather(tangents[0], permutation), no_tangent)
 
 
@@ -49,7 +50,7 @@ class _TopK(Operator):
         return tuple(lax.top_k(args[0], self.k))
 
     def tangent(self, fixed, moving, dfixed, out):
-        return gather(dfixed[0], out[1]), np.zeros(out[1].shape, jax.dtypes.float0)
+        return gather(dfixed[0], out[1]), out[1]
 
 
 def largest(x: Keys, k: int) -> Float[Array, "batch k"]:
@@ -71,11 +72,11 @@ def _unsort_row(y: Float[Array, "n *d"], permutation: Int[Array, " n"]) -> Float
     return jnp.zeros_like(y).at[permutation].set(y, unique_indices=True, mode="promise_in_bounds")
 
 
-def pick(y: Array, ranks: Ranks) -> Array:
-    """y[:, ranks]."""
+def pick(y: Array, ranks: Ranks, axis: int = 1) -> Array:
+    """The ranks of y along `axis`."""
     if isinstance(ranks, range):
-        return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=1)
-    return jnp.take(y, ranks.astype(int), axis=1)
+        return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=axis)
+    return jnp.take(y, ranks.astype(int), axis=axis)
 
 
 def unpick(y: Float[Array, "batch r d"], ranks: Ranks, n: int) -> Float[Array, "batch n d"]:
