@@ -137,7 +137,8 @@ class SoftRows:
         if not self.forms.transposes:
             raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")
         start = placed_as_rows(jnp.zeros((y.shape[0], self.n, y.shape[2]), y.dtype), self.keys)
-        out = jax.vjp(lambda payload: self._apply_finite(ranks, payload, True), start)[1](placed_as_rows(y, self.keys))[0]
+        pull = jax.vjp(lambda payload: self._apply_finite(ranks, payload, True), start)[1]
+        (out,) = pull(placed_as_rows(y, self.keys))
         return out if self.mode is None else out + spoiled(self.tau)[:, None, None]
 
     def _plain_forms(self) -> Forms:

@@ -37,7 +37,9 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
 
 def _mean_positions(s: Keys) -> Keys:
     """The positions of ascending keys, ties sharing their mean: whichever of them comes first has no say."""
-    before, through = (jnp.sum(compare(s[:, None, :], s[:, :, None]), axis=-1) for compare in (jnp.less, jnp.less_equal))
+    before, through = (
+        jnp.sum(compare(s[:, None, :], s[:, :, None]), axis=-1) for compare in (jnp.less, jnp.less_equal)
+    )
     return (before + through - 1).astype(s.dtype) / 2
 
 
