@@ -299,3 +299,57 @@ def test_steps_stay_in_the_unit_interval_at_their_ends(mode):
     for out in (sj.sigmoidal(t, softness=1.0, mode=mode), sj.sign(t, softness=1.0, mode=mode)):
         assert (out <= 1).all()
     assert (sj.sigmoidal(-t, softness=1.0, mode=mode) >= 0).all()
+
+
+FORMS = [("softsort", "smooth"), ("softsort", "c1"), ("neuralsort", "smooth"), ("ot", "c1")]
+
+
+@pytest.mark.parametrize(("method", "mode"), FORMS)
+def test_extremes_of_keys_and_payloads(method, mode):
+    """NaN spoils its row; an infinity of a payload reaches the rows that give it weight, and no others."""
+    x, y = cases.sample((3, 20), 90, np.float32), cases.sample((3, 20), 91, np.float32)
+
+    @jax.jit
+    def results(x, y):
+        p = sj.soft_permutation(x, method=method, mode=mode)
+        mask = sj.top_k_mask(x, 3, method=method, mode=mode)
+        return (p @ y[..., None])[..., 0], (p.T @ y[..., None])[..., 0], mask, p.todense()
+
+    clean = results(x, y)
+    spoiled = x.copy()
+    spoiled[1, 3] = np.nan
+    for have, want in zip(results(spoiled, y), clean, strict=True):
+        assert np.isnan(have[1]).all()
+        np.testing.assert_array_equal(have[::2], want[::2])
+    weight = np.asarray(clean[3])[1] > 0
+    for i, reached in enumerate((weight[:, 4], weight[4])):
+        for extreme in (np.inf, -np.inf):
+            payload = y.copy()
+            payload[1, 4] = extreme
+            have = results(x, payload)[i]
+            np.testing.assert_array_equal(have[::2], clean[i][::2])
+            np.testing.assert_array_equal(have[1][reached], extreme)
+            assert np.isfinite(have[1][~reached]).all()
+
+
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+@pytest.mark.parametrize("name", ["rank", "sort"])
+def test_ties_by_softsort_are_symmetric(name, mode):
+    """Tied elements with equal cotangents get equal gradients, whatever their order, and the forms agree."""
+    x = np.round(2 * cases.sample(20, 92)) / 2
+    order = np.random.default_rng(93).permutation(20)
+    weights = np.cos(np.arange(20)) if name == "rank" else np.ones(20)
+
+    def slope(form, x, weights):
+        loss = lambda x: jnp.vdot(jnp.asarray(weights), getattr(sj, name)(x, softness=0.7, mode=mode, **form))
+        return np.asarray(jax.jit(jax.grad(loss))(jnp.asarray(x)))
+
+    with cases.x64():
+        dense, fast = (slope({"implementation": i}, x, weights) for i in ("dense", "xla"))
+        moved = slope({"implementation": "xla"}, x[order], weights[order])
+        even = slope({"implementation": "xla"}, x, np.ones(20))
+    atol = cases.tolerance("float64", 20, cases.conditioning(x, 20, 0.7, "softsort") * 20)
+    np.testing.assert_allclose(fast, dense, rtol=0, atol=atol)
+    np.testing.assert_allclose(moved, fast[order], rtol=0, atol=atol)
+    for value in np.unique(x):
+        np.testing.assert_allclose(np.ptp(even[x == value]), 0, atol=atol)

@@ -70,7 +70,7 @@ def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
 
 def _resolved(tau: PerRow) -> PerRow:
     """tau, but where floats no longer resolve logits of size 1 / tau: no smaller one decides anything."""
-    return jnp.maximum(tau, float(jnp.finfo(tau.dtype).eps) / 8)
+    return jnp.maximum(tau, 2 * float(jnp.finfo(tau.dtype).eps))
 
 
 def _pick(a: Array, bins: np.ndarray) -> Array:

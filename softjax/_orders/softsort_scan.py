@@ -45,7 +45,11 @@ def apply(
     # Averages of offsets from the row's middle keep the digits of a payload far from zero. One that begins at zero has
     # none to lose, and keeps its zeros.
     middle = lax.stop_gradient(v[:, v.shape[1] // 2][:, None])
-    if payload is not None:
+    if payload is None:
+        # A key so large that the next float is out of reach has ties only, and needs no middle.
+        alone = jnp.abs(v) * (float(jnp.finfo(v.dtype).eps) / 4) > mode.reach * tau[:, None, None]
+        middle = lax.stop_gradient(jnp.where(alone, v, middle))
+    else:
         middle = jnp.where(lax.stop_gradient(jnp.min(v, axis=1, keepdims=True)) == 0, jnp.zeros_like(middle), middle)
     return pick(_averages(s, tau, v - middle, mode) + middle, ranks)
 
