@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import layout_along
@@ -24,7 +23,7 @@ def is_several(a: Any) -> bool:
 
 
 def sort_together(
-    operands: tuple[ArrayLike, ...],
+    operands: Any,
     axis: int | None,
     descending: bool,
     stable: bool,

@@ -162,7 +162,7 @@ def choose(a: ArrayLike, choices: ArrayLike | Sequence[ArrayLike]) -> Array:
     **Source:** docs/operators.md.
     """
     if _is_hard("a", a):
-        return jnp.choose(a, choices)
+        return jnp.choose(a, choices)  # pyright: ignore[reportArgumentType]  (it takes a number, too)
     if isinstance(choices, (list, tuple)):
         named = {f"choices[{i}]": _check.real(f"choices[{i}]", choice) for i, choice in enumerate(choices)}
         if not named:

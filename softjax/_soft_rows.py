@@ -177,23 +177,22 @@ class SoftRows:
         return _call(self.forms.rank, self._soft(), None, self.keys, self.tau)
 
 
-def _call(form: Callable, mode: Mode, ranks: Ranks | None, *arrays: Array | None) -> Any:
+def _call(form: Callable, mode: Mode, ranks: Ranks | None, keys: Array, *rest: Array | None) -> Any:
     """form(keys, [ranks], [payload], tau, mode), compiled: an eager call compiles it once for each shape."""
-    keys, *rest = (None if a is None else _of_rows(a, arrays[0]) for a in arrays)
-    _dispatch.note(form, keys, *(() if ranks is None else (ranks,)), *rest, mode)
+    n, given = keys.shape[-1], () if ranks is None else (ranks,)
+    shapes = [None if a is None else _of_rows(a, keys.ndim - 1) for a in (keys, *rest)]
+    _dispatch.note(form, shapes[0], *given, *shapes[1:], mode)
     run = _with_traced_ranks if isinstance(ranks, jax.Array) else _with_static_ranks
-    if isinstance(keys.shape[-1], int):
-        return run(form, mode, ranks, *arrays)
+    if isinstance(n, int):
+        return run(form, mode, ranks, keys, *rest)
     try:
-        return run(form, mode, ranks, *arrays)
+        return run(form, mode, ranks, keys, *rest)
     except Exception:  # of whatever kind: it comes of a symbol where a form counts
-        refuse_symbol(keys.shape[-1])
+        refuse_symbol(n)
 
 
-def _of_rows(a: Array, keys: Array | None) -> jax.ShapeDtypeStruct:
-    """The type of an array whose batch axes, which are those of the keys, are one."""
-    assert keys is not None
-    lead = keys.ndim - 1
+def _of_rows(a: Array, lead: int) -> jax.ShapeDtypeStruct:
+    """The type of an array whose `lead` batch axes are one."""
     return jax.ShapeDtypeStruct((math.prod(a.shape[:lead]), *a.shape[lead:]), a.dtype)
 
 

@@ -94,7 +94,7 @@ def sort(
     descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
     gated_grad = _check.flag("gated_grad", gated_grad)
     if is_several(a):
-        return sort_together(tuple(a), axis, descending, stable, softening, gated_grad)
+        return sort_together(a, axis, descending, stable, softening, gated_grad)
     x, layout = layout_along(_check.real("a", a), axis)
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:

@@ -26,7 +26,9 @@ def _varying(a: Any) -> set[str]:
 def _cast(a: Any, axes: tuple[str, ...]) -> Any:
     if not axes:
         return a
-    return lax.pcast(a, axes, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, axes)
+    if hasattr(lax, "pcast"):
+        return lax.pcast(a, axes, to="varying")
+    return lax.pvary(a, axes)  # pyright: ignore[reportAttributeAccessIssue]  (JAX 0.10)
 
 
 def mapped_mesh_axes() -> frozenset[str]:

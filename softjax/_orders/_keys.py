@@ -47,7 +47,7 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
 def restored(soft: Float[Array, "batch r"], prepared: Prepared) -> Float[Array, "batch r"]:
     """Soft values of `prepared.finite` as soft values of the input."""
     fixed, most = lax.stop_gradient(soft), float(jnp.finfo(soft.dtype).max)
-    lifted = lax.clamp(-most, fixed * prepared.lift, most) + (soft - fixed)
+    lifted = jnp.clip(fixed * prepared.lift, -most, most) + (soft - fixed)
     size = jnp.abs(fixed)
     out = lifted if prepared.standard is not None else jnp.where(size > most / 2.0**80, lifted, soft)
     return jnp.where(size > prepared.bound, fixed * jnp.inf, out)
@@ -87,7 +87,8 @@ def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Ke
     what is finite. Infinities go to finite places beyond everything else.
     """
     most, size = float(jnp.finfo(x.dtype).max), lax.stop_gradient(jnp.abs(x))
-    far, any_far = size > _limit(x.dtype), top > _limit(x.dtype)
+    far = size > _limit(x.dtype)
+    any_far = jnp.any(far & (size <= most), axis=-1, keepdims=True)
     largest = jnp.max(jnp.where(far, 0, size), axis=-1, keepdims=True)
     fits = any_far & (jnp.maximum(largest, tau * 2.0**20) < most / 2.0**84)
     lift = jnp.where(fits, _LIFT, jnp.ones_like(top))
