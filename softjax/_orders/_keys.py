@@ -17,8 +17,8 @@ _LIFT = 2.0**60
 class Prepared(NamedTuple):
     """Rows as an order can work on them without overflow, and the way back from its values.
 
-    `finite` is the input with what lies far out moved nearer, `standard` its standardised form, None where that does not
-    matter. `tau` is NaN for rows that hold one. Soft values that stem from a moved element are to be multiplied by
+    `finite` is the input with what lies far out moved nearer, `standard` its standardised form, None where that does
+    not matter. `tau` is NaN for rows that hold one. Soft values that stem from a moved element are to be multiplied by
     `lift`; one beyond `bound` can only stem from an infinity.
     """
 

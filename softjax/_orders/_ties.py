@@ -1,7 +1,7 @@
 """The derivative of |s_i - s_j| at ties, 0 whatever the order of the elements.
 
-Forms for sorted keys differentiate |s_i - s_j| from one side, by index: as sign(i - j) (ds_i - ds_j). For the tie group T
-of i, that adds to the tangent of row i
+Forms for sorted keys differentiate |s_i - s_j| from one side, by index: as sign(i - j) (ds_i - ds_j). For the tie group
+T of i, that adds to the tangent of row i
 
     -f_i sum_{j in T} sign(i - j) (ds_i - ds_j) u_j,        u_j = v_j - c_i,
 
