@@ -18,7 +18,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels gpu tune tune-beside bench scaling memory gate baseline peers report lint format check aot baseline-aot clean
+.PHONY: help demo test kernels gpu tune tune-beside bench compiling scaling memory gate baseline peers report lint format check aot baseline-aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
@@ -28,6 +28,7 @@ help:
 	@echo "make tune    tile sizes and thresholds of this machine's GPU or TPU, measured, by GPU_PYTHON as it is"
 	@echo "make tune-beside  the same in seven processes at once, for a machine with many cores"
 	@echo "make bench   what softness costs, as multiples of jnp.sort; BENCH_ARGS=--save keeps the results"
+	@echo "make compiling  instructions of compiled programs, the time to compile them, and first eager calls"
 	@echo "make scaling the powers of n and batch by which time grows, beside theory's; SCALING_ARGS=--save"
 	@echo "make memory  temporary memory at two sizes, by the compiler; MEMORY_ARGS=--save"
 	@echo "make gate    compiled programs against perf/baseline.json: memory, operations, fusions, loops"
@@ -84,6 +85,10 @@ tune-beside:
 bench:
 	@$(venv) test
 	@"$(VENV)/bin/python" perf/bench.py $(BENCH_ARGS)
+
+compiling:
+	@$(venv) test
+	@JAX_PLATFORMS=cpu "$(VENV)/bin/python" perf/compiling.py $(COMPILING_ARGS)
 
 scaling:
 	@$(venv) test

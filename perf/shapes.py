@@ -192,5 +192,14 @@ def _gated() -> tuple[Case, ...]:
     return (*whole, *softsort, *neuralsort, *ot)
 
 
-GATE = _gated()
+COMPILED = (
+    *(Case(name, "softsort", (64, 1_024)) for name in ("sort", "rank", "top_k", "quantile", "max", "mask")),
+    *(Case(name, "neuralsort", (64, 1_024)) for name in ("sort", "rank", "quantile", "mask")),
+    *(Case(name, "ot", (64, 1_024)) for name in ("sort", "rank", "top_k", "quantile", "mask")),
+    *(Case(name, "softsort", (64, 1_024), "c1") for name in ("sort", "rank", "mask")),
+    *(Case("sort", method, (64, 1_024), "c1") for method in ("neuralsort", "ot")),
+)
+"""Whose programs `perf/compiling.py` counts and times, long enough for every form of long rows."""
+
+GATE = (*_gated(), *(case for case in COMPILED if case.operator in ("sort", "quantile")))
 """What `make gate` compiles, forward and with its gradient, and counts."""

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import bars
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +46,13 @@ def test_soft_operator_tends_to_its_yardstick(name):
 def test_every_case_is_there_once(cases):
     """A key names one case."""
     assert len({case.key for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize(("name", "most"), [("sort", 8), ("median", 14), ("rank", 4)])
+def test_programs_of_a_first_call(name, most):
+    """An eager call compiles a few programs of its own, not one for each step of its preparation."""
+    found = compiling.programs_of_first_call(compiling.FIRST[name])
+    assert 1 <= len(found) <= most, found
 
 
 def test_power():

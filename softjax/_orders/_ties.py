@@ -11,6 +11,7 @@ the derivative that takes it away.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -64,6 +65,35 @@ SIGNED = _Signed()
 
 
 @dataclasses.dataclass(frozen=True)
+class _Slope(Operator):
+    """(tied, u | w) -> sum_{j in T} sign(i - j) (w_i - w_j) u_j for w (..., n), and the transpose, for w (..., n, d).
+
+    Either is one application of `_Signed`, to u and to what moves.
+    """
+
+    transposed: bool = False
+    fixed = 2
+
+    def shapes(self, *args):
+        link, u, _ = args
+        return (jax.ShapeDtypeStruct(link.shape, u.dtype) if self.transposed else u,)
+
+    def run(self, *args):
+        link, u, w = args
+        other = w if self.transposed else w[:, :, None] * u
+        of_u, of_w = jnp.split(SIGNED.run(link, jnp.concatenate([u, other], axis=-1))[0], 2, axis=-1)
+        if self.transposed:
+            return (jnp.sum(w * of_u + u * of_w, axis=-1),)
+        return (w[:, :, None] * of_u - of_w,)
+
+    def transpose(self, fixed, cotangents):
+        return (_Slope(not self.transposed)(*fixed, *cotangents),)
+
+    def tangent(self, fixed, moving, dfixed, out):
+        return (self(fixed[0], dfixed[1], *moving),)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Kink(Operator):
     """(s | u) -> 0; its own transpose."""
 
@@ -79,9 +109,7 @@ class _Kink(Operator):
         return (self(*fixed, *cotangents),)
 
     def tangent(self, fixed, moving, dfixed, out):
-        (s,), (u,), ds = fixed, moving, dfixed[0][..., None]
-        link = tied(s)
-        return (ds * SIGNED(link, u) - SIGNED(link, ds * u),)
+        return (_Slope()(tied(fixed[0]), moving[0], dfixed[0]),)
 
 
 def kink(s: Keys, u: Columns) -> Columns:
