@@ -48,7 +48,7 @@ def test_every_case_is_there_once(cases):
     assert len({case.key for case in cases}) == len(cases)
 
 
-@pytest.mark.parametrize(("name", "most"), [("sort", 8), ("median", 14), ("rank", 4)])
+@pytest.mark.parametrize(("name", "most"), [("sort", 8), ("median", 17), ("rank", 8)])
 def test_programs_of_a_first_call(name, most):
     """An eager call compiles a few programs of its own, not one for each step of its preparation."""
     found = compiling.programs_of_first_call(compiling.FIRST[name])
