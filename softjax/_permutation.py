@@ -229,5 +229,6 @@ def soft_permutation(
     x, layout = layout_along(_check.real("a", a), axis)
     keys = jnp.moveaxis(x, layout.axes[0], -1)
     softening = Softening(softness, mode, method, standardize, implementation)
-    tau = enter(x, layout, softening, index=False).tau
+    soft = enter(x, layout, softening, index=False)
+    tau = layout.softness(softness, soft.tau.dtype, hard=soft.mode is None)
     return SoftPermutation(keys, tau, range(layout.known_n), mode, method, standardize, implementation)

@@ -4,6 +4,7 @@ What `softness`, `mode`, `method`, `standardize` and `implementation` mean is wr
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -384,6 +385,7 @@ def _ranking(a: ArrayLike, axis: int | None, descending: bool, softening: Soften
     return layout.along((ranks + first).astype(x.dtype))
 
 
+@partial(jax.jit, inline=True)
 def _hard_ranking(x: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
     """Average zero-based ranks: elements before, plus half of the others that are equal."""
     s = jnp.sort(x, axis=-1)

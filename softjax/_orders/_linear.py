@@ -32,9 +32,6 @@ _linear_p.multiple_results = True
 _told_devices.add(_linear_p)
 
 
-_NO_MESH = jax.sharding.AbstractMesh((), ())
-
-
 class Target(NamedTuple):
     """What a program is lowered for: "cpu", "cuda", "rocm" or "tpu", and a device of that kind where one is known.
 
@@ -262,7 +259,9 @@ def _meshless(run: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]
     """`run`, traced where no mesh is set."""
 
     def call(*arrays):
-        with jax.sharding.use_abstract_mesh(_NO_MESH), unchecked():
+        device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)  # it stays described
+        mesh = jax.sharding.AbstractMesh((), (), **({} if device is None else {"abstract_device": device}))
+        with jax.sharding.use_abstract_mesh(mesh), unchecked():
             return list(run(*arrays))
 
     return call
