@@ -39,6 +39,8 @@ def _scanned(decay: Decay, left: tuple[Columns, ...], right: tuple[Columns, ...]
 def _in_turn(decay: Decay, left: tuple[Columns, ...], right: tuple[Columns, ...]) -> tuple[Columns, ...]:
     """In one loop over the elements of all rows, from both ends."""
     size, sides = math.prod(decay.shape), (left, right)
+    if size == 0:
+        return *left, *right
     factors = decay.reshape(size), _predecessors(decay, -1, True).reshape(size)
     given = [[u.reshape(size, u.shape[2]) for u in columns] for columns in sides]
     at = lambda a, i: lax.dynamic_index_in_dim(a, i, keepdims=False, allow_negative_indices=False)
@@ -54,7 +56,7 @@ def _in_turn(decay: Decay, left: tuple[Columns, ...], right: tuple[Columns, ...]
         out = [[put(a, x, k) for a, x in zip(*side, strict=True)] for *side, k in zip(out, sums, places, strict=True)]
         return i + 1, sums, out
 
-    start = jnp.int32(0), [[jnp.zeros_like(u[0]) for u in us] for us in given], given
+    start = jnp.int32(0), [[jnp.zeros(u.shape[1:], u.dtype) for u in us] for us in given], given
     out = lax.while_loop(lambda state: state[0] < size, step, start)[2]
     return tuple(a.reshape(u.shape) for done, us in zip(out, sides, strict=True) for a, u in zip(done, us, strict=True))
 
