@@ -233,9 +233,16 @@ def _compiled(*args, op):
 
 
 def _lower(ctx, *args, op):
-    """The operator's own program; over several devices one that each of them runs on its rows."""
     # Sharding and manual axes are the primitive's affair: inside, every loop may start from a constant.
-    ctx = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
+    own = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
+    out = _lower_rows(own, *args, op=op)
+    if own.tokens_out is not None:  # of an interpreter's effects
+        ctx.set_tokens_out(own.tokens_out)
+    return out
+
+
+def _lower_rows(ctx, *args, op):
+    """The operator's own program; over several devices one that each of them runs on its rows."""
     if isinstance(op, Applied):
         return mlir.lower_fun(_meshless(op.mapped(ctx.avals_in[0].ndim - 1)), multiple_results=True)(ctx, *args)
     context = ctx.module_context
