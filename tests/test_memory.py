@@ -83,8 +83,8 @@ EVERY = {
 def test_no_array_outgrows_its_row(name, method, mode):
     """No array in value and gradient holds more than a fixed multiple of n elements, at n = 32,768.
 
-    The largest is a table of windows in c1: nine numbers for each element, of either side, for each of four columns: where
-    infinities of two payloads lie.
+    The largest is a table of windows in c1: nine numbers for each element, of either side, and for each of four
+    columns: where infinities of two payloads lie.
     """
     n = 32_768
     x = jax.ShapeDtypeStruct((n,), jnp.float32)
