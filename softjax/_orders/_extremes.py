@@ -14,6 +14,7 @@ from jax import Array, lax
 from .._axis import over_rows
 from .._check import is_concrete
 from .._modes import Mode
+from .._varying import vary_alike
 from ._base import Apply, Keys, PerRow, Ranks
 from ._linear import Operator
 
@@ -92,7 +93,8 @@ class _Extremes(Operator):
 
     def transpose(self, fixed, cotangents):
         (extremes,) = cotangents
-        return (jnp.zeros((*fixed[0].shape[:-1], self.size, extremes.shape[-1]), extremes.dtype),)
+        nothing = jnp.zeros((*fixed[0].shape[:-1], self.size, extremes.shape[-1]), extremes.dtype)
+        return (vary_alike((nothing, extremes))[0],)
 
     def tangent(self, fixed, moving, dfixed, out):
         return tuple(map(jnp.zeros_like, out))

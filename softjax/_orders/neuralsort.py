@@ -8,15 +8,14 @@ so a row peaks at j = r and falls off on both sides. Logits relative to that pea
 have terms of one sign: no cancellation, whatever n and the keys' offset.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from .._modes import Mode
 from .._types import Float
-from ._band.ties import tie_tangents
 from ._base import Forms, Keys, PerRow, Ranks, always, applied, as_array
 from ._keys import spoiled
+from ._ties import kink
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -46,21 +45,12 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     return p + spoiled(tau)[:, None, None]
 
 
-@jax.custom_jvp
 def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
     """Zero, with the derivative that makes |s_i - s_j| flat at a tie; the gap form takes one side's.
 
     Terms that are constant in a row do not matter to its projection and are left out.
     """
-    del tau
-    return jnp.zeros_like(s)
-
-
-@_tie_tangent.defjvp
-def _tie_tangent_jvp(primals, tangents):
-    (s, tau), (ds, _) = primals, tangents
-    own, others = tie_tangents(s, ds)
-    return jnp.zeros_like(s), (own - others) / tau[:, None]
+    return kink(s, jnp.ones_like(s)[:, :, None])[:, :, 0] / tau[:, None]
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
