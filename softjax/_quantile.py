@@ -181,7 +181,7 @@ def _value(
     if soft.mode is None:
         if _check.is_concrete(x) and _check.is_concrete(probability):
             plain = jnp.quantile(x, probability, axis=layout.axes, method=rule, keepdims=keepdims).astype(x.dtype)
-            if bool(jnp.all(jnp.isfinite(plain))) and layout.n < 1 << 24:
+            if _check.is_concrete(plain) and bool(jnp.all(jnp.isfinite(plain))) and layout.n < 1 << 24:
                 return plain  # JAX's to the last bit; beside infinities it is NaN where a neighbour has no weight
         y = over_rows(partial(_hard_values, rule=rule), soft.x, shared=(probability.reshape(-1),))
     else:

@@ -21,7 +21,10 @@ from ._linear import Operator
 
 def known_finite(payload: Array) -> bool:
     """Is it known now that all of it is finite?"""
-    return is_concrete(payload) and bool(jnp.all(jnp.isfinite(payload)))
+    if not is_concrete(payload):
+        return False
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.all(jnp.isfinite(payload)))
 
 
 @dataclasses.dataclass(frozen=True)
