@@ -223,9 +223,10 @@ SYMBOLIC = {
     "max": lambda x: sj.max(x, axis=-1),
     "argmin c1": lambda x: sj.argmin(x, axis=-1, mode="c1"),
     "median": lambda x: sj.median(x, axis=-1, method="softsort"),
-    "sort": lambda x: sj.sort(x, implementation="dense"),
+    "sort": lambda x: sj.sort(x, descending=True),
+    "sort dense c1": lambda x: sj.sort(x, mode="c1", implementation="dense"),
     "sort_st": lambda x: sj.sort_st(x, implementation="dense"),
-    "rank": lambda x: sj.rank(x, implementation="dense"),
+    "rank": lambda x: sj.rank(x),
 }
 
 
@@ -241,10 +242,18 @@ def test_export_with_a_symbolic_row_length(name):
             np.testing.assert_allclose(have, wanted, rtol=0, atol=tolerance("float32", n, 100))
 
 
-@pytest.mark.parametrize("operator", [sj.sort, sj.rank, sj.top_k_mask, sj.soft_permutation])
-def test_a_symbolic_row_length_is_refused_by_name(operator):
+REFUSED = {
+    "sort c1": lambda x: sj.sort(x, mode="c1"),
+    "sort neuralsort": lambda x: sj.sort(x, method="neuralsort"),
+    "rank ot": lambda x: sj.rank(x, method="ot"),
+    "mask": lambda x: sj.top_k_mask(x, 1.0),
+    "soft_permutation": lambda x: jax.tree.leaves(sj.soft_permutation(x)),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_symbolic_row_length_is_refused_by_name(name):
     """One message, that says what to do."""
     shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, n"), jnp.float32)
-    more = (1.0,) if operator is sj.top_k_mask else ()
     with pytest.raises(NotImplementedError, match=r"length along `axis` \(=n\) must be a number.*fixed length"):
-        jax.export.export(jax.jit(lambda x: jax.tree.leaves(operator(x, *more))))(shape)
+        jax.export.export(jax.jit(REFUSED[name]))(shape)

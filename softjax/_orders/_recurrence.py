@@ -8,6 +8,7 @@ their applications", 1990).
 """
 
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -74,15 +75,16 @@ class _Recurrences(Operator):
     fixed = 1
 
     def run(self, *args: Array) -> tuple[Array, ...]:
-        forms = (lambda *a, form=form: form(*_sides(*a)) for form in (_in_turn, _scanned))
-        return lax.platform_dependent(*args, cpu=next(forms), default=next(forms))
+        in_turn, scanned = (lambda *a, form=form: form(*_sides(*a)) for form in (_in_turn, _scanned))
+        return lax.platform_dependent(*args, cpu=in_turn, default=self._elsewhere(in_turn, scanned, *args))
 
     def run_on(self, target: Target | None, *args: Array) -> tuple[Array, ...]:
         if target is None:
             return self.run(*args)
-        # A loop over a symbolic number of elements is none that JAX knows.
-        in_turn = target.platform == "cpu" and all(isinstance(size, int) for size in args[0].shape)
-        return (_in_turn if in_turn else _scanned)(*_sides(*args))
+        return (_in_turn if target.platform == "cpu" else self._elsewhere(_in_turn, _scanned, *args))(*_sides(*args))
+
+    def _elsewhere(self, in_turn: Callable, scanned: Callable, decay: Array, *_: Array) -> Callable:
+        return scanned if isinstance(decay.shape[-1], int) else in_turn  # no scan takes a symbolic length
 
     def shapes(self, *args):
         return args[1:]

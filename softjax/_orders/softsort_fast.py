@@ -14,7 +14,8 @@ _FEW = 16
 def writes(n: int, ranks: Ranks) -> bool:
     """Are these few?"""
     del n
-    return len(ranks) <= _FEW
+    count = len(ranks) if isinstance(ranks, range) else ranks.shape[0]
+    return isinstance(count, int) and count <= _FEW  # a symbolic number is none that is known to be small
 
 
 def apply(

@@ -44,7 +44,8 @@ def apply(
     v = s[:, :, None] if payload is None else jnp.take_along_axis(payload, permutation[:, :, None], axis=1)
     # Averages of offsets from the row's middle keep the digits of a payload far from zero. One that begins at zero has
     # none to lose, and keeps its zeros.
-    middle = lax.stop_gradient(v[:, v.shape[1] // 2][:, None])
+    half = v.shape[1] // 2
+    middle = lax.stop_gradient(lax.slice_in_dim(v, half, half + 1, axis=1))
     if payload is None:
         # A key so large that the next float is out of reach has ties only, and needs no middle.
         alone = jnp.abs(v) * (float(jnp.finfo(v.dtype).eps) / 4) > mode.reach * tau[:, None, None]
