@@ -139,11 +139,6 @@ class Rows(Operator):
         return dy, *map(jnp.zeros_like, out[1:])
 
 
-def rows(m: int, s: Array, tau: Array, v: Array) -> Array:
-    """P v for s (..., n) ascending, tau (..., 1), v (..., n, d)."""
-    return Rows(m)(s, tau, v)[0]
-
-
 class _First(Operator):
     """A rule of first order at (s, tau, v, R, Z, b, e, f)."""
 
