@@ -78,11 +78,7 @@ class Operator(abc.ABC):
 
     def tangent(self, fixed: tuple, moving: tuple, dfixed: tuple, out: tuple) -> tuple:
         """The tangent of A(*fixed)(*moving) = out along dfixed, `out` as `differentiated` gives it."""
-        return self.bind(*fixed, *self.absorbed(fixed, moving, dfixed, out))
-
-    def absorbed(self, fixed: tuple, moving: tuple, dfixed: tuple, out: tuple) -> Any:
-        """The change of `moving` that has the effect of dfixed, where there is one: both take one application."""
-        return None
+        raise NotImplementedError
 
     def run_on(self, target: Target | None, *args: Array) -> tuple[Array, ...]:
         """`run` for a target; None where a program is for several."""
@@ -100,6 +96,22 @@ class Operator(abc.ABC):
         """The results, and what `tangent` is to know of how they came about: here they themselves."""
         out = self.bind(*args)
         return out, out
+
+    def jvp(self, primals: Sequence[Array], tangents: Sequence[Any]) -> tuple[Sequence[Array], Sequence[Any]]:
+        """The results and their tangents, of which those of `moving` take one application of the operator."""
+        out, known = self.differentiated(*primals)
+        fixed, moving = tuple(primals[: self.fixed]), tuple(primals[self.fixed :])
+        dfixed, dmoving = tangents[: self.fixed], tangents[self.fixed :]
+        terms = []
+        if not all(isinstance(t, ad.Zero) for t in dfixed):
+            terms.append(self.tangent(fixed, moving, tuple(map(ad.instantiate_zeros, dfixed)), known))
+        if not all(isinstance(t, ad.Zero) for t in dmoving):
+            terms.append(self.bind(*fixed, *map(ad.instantiate_zeros, dmoving)))
+        none = [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
+        if not terms:
+            return out, none
+        sums = [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
+        return out, [s if jnp.issubdtype(x.dtype, jnp.inexact) else z for x, s, z in zip(out, sums, none, strict=True)]
 
     def evaluate(self, *args: Array, target: Target | None = None) -> tuple[Array, ...]:
         """The results for arrays with any number of leading dimensions."""
@@ -152,9 +164,6 @@ class Applied(Operator):
         start, cotangent, _ = vary_alike((start, cotangents[0], keys))
         return jax.vjp(partial(self.mapped(tau.ndim), keys, tau), start)[1]((cotangent,))
 
-    def tangent(self, fixed, moving, dfixed, out):
-        raise NotImplementedError("`jvp` differentiates.")
-
 
 def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]:
     """run(*arrays), NaN in rows of the batch that hold one and without it in the others."""
@@ -165,26 +174,7 @@ def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]
 
 
 def _jvp(primals, tangents, *, op):
-    if isinstance(op, Applied):
-        return op.jvp(primals, tangents)
-    out, known = op.differentiated(*primals)
-    fixed, moving = primals[: op.fixed], primals[op.fixed :]
-    dfixed, dmoving = tangents[: op.fixed], tangents[op.fixed :]
-    terms = []
-    if not all(isinstance(t, ad.Zero) for t in dfixed):
-        dfixed = tuple(map(ad.instantiate_zeros, dfixed))
-        absorbed = op.absorbed(fixed, moving, dfixed, known)
-        if absorbed is None:
-            terms.append(op.tangent(fixed, moving, dfixed, known))
-        else:
-            dmoving = [d if isinstance(t, ad.Zero) else t + d for t, d in zip(dmoving, absorbed, strict=True)]
-    if not all(isinstance(t, ad.Zero) for t in dmoving):
-        terms.append(op.bind(*fixed, *map(ad.instantiate_zeros, dmoving)))
-    none = [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in out]
-    if not terms:
-        return out, none
-    sums = [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
-    return out, [s if jnp.issubdtype(x.dtype, jnp.inexact) else z for x, s, z in zip(out, sums, none, strict=True)]
+    return op.jvp(primals, tangents)
 
 
 def _transpose(cotangents, *args, op):

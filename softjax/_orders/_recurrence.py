@@ -1,120 +1,189 @@
-"""First-order linear recurrences along rows, with their derivatives as recurrences of the same kind.
+"""Sums over smaller and over larger keys of ascending rows, weighted by exp(-|s_i - s_j| / tau), by recurrences.
 
-F_i = u_i + a_i F_{i-1} from the left and G_i = v_i + a_{i+1} G_{i+1} from the right: a_i links i - 1 and i, and each
-direction is the transpose of the other. A factor of 0 cuts: nothing crosses it, no infinity and no NaN. The first decay
+With a_i = exp(-(s_i - s_{i-1}) / tau), from the left
+
+    (F p)_i = p_i + a_i (F p)_{i-1}     over elements up to i, by index,
+    (L p)_i = a_i (F p)_{i-1}           over smaller keys only: at a tie that of the element before,
+
+and from the right G = F^T and R = L^T. A factor of 0 cuts: nothing crosses it, no infinity and no NaN. The first decay
 of every row is 0, so on the CPU all rows are one sequence and both directions one loop over its elements, which XLA
 compiles to a few scalar instructions an element. Elsewhere every row is an associative scan (Blelloch, "Prefix sums and
 their applications", 1990).
+
+The derivative of |s_i - s_j| is 0 at ties, so that a sum's is made of L and R alone: along ds
+
+    tau d(F p) = tau d(L p) = L(ds p) - ds L p,        tau d(G p) = tau d(R p) = ds R p - R(ds p).
 """
 
-import math
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.interpreters import ad
 
 from .._types import Float
+from ._base import Keys, PerRow
 from ._linear import Operator, Target
 
-Decay = Float[Array, "batch n"]
-Columns = Float[Array, "batch n d"]
+Channels = Float[Array, "batch d n"]
+Pair = tuple[Channels, ...]
+"""Of the left, and of the right."""
 
 
-def _take_over(factor: Array, u: Array, before: Array) -> Array:
-    return jnp.where(factor == 0, u, u + factor * before)
+def _before(a: Array, axis: int, reverse: bool, first: Any = 0) -> Array:
+    """The element before every one in the direction of travel, `first` for the first."""
+    pad = [(0, 0, 0)] * a.ndim
+    pad[axis] = (-1, 1, 0) if reverse else (1, -1, 0)
+    return lax.pad(a, jnp.asarray(first, a.dtype), pad)
+
+
+def _decays(s: Keys, tau: PerRow, reach: float) -> tuple[Keys, Array]:
+    """exp(-gap / tau), 0 for the first key, and where keys are tied. With a tau of 0 only these are near."""
+    gap, scale = s - _before(s, -1, False, -jnp.inf), tau[:, None]
+    near = gap <= reach * scale
+    decay = jnp.exp(-jnp.where(near, gap, jnp.zeros_like(gap)) / jnp.where(scale > 0, scale, jnp.ones_like(scale)))
+    return jnp.where(near, decay, jnp.zeros_like(gap)), gap == 0
+
+
+def _across(decay: Array, total: Array) -> Array:
+    return jnp.where(decay == 0, jnp.zeros_like(total), decay * total)
+
+
+def _in_turn(decay: Keys, tied: Array, p: Pair, *q: Pair) -> list[Pair]:
+    """F p + L q and L (p + q) from either side, in one loop over the elements of all rows."""
+    batch, d, n = p[0].shape
+    size = batch * n
+    if isinstance(size, int) and size == 0:
+        return [p, p]
+    factors = [(a[:, None],) * 2 for a in (decay, tied)]
+    first, length = jnp.int32(0), jnp.asarray(n, jnp.int32)
+    at = lambda a, row, i: lax.dynamic_slice(a, (row, first, i), (1, a.shape[1], 1), allow_negative_indices=False)
+    put = lambda a, x, row, i: lax.dynamic_update_slice(a, x, (row, first, i), allow_negative_indices=False)
+
+    def step(state):
+        i, (total, own, smaller), out = state
+        row, place = lax.div(i, length), lax.rem(i, length)
+        behind = length - 1 - place
+        links = (
+            place,
+            jnp.where(place == 0, first, behind + 1),
+        )  # the first decay, 0, is that behind the last element, too
+        row, places, links = lax.optimization_barrier((row, (place, behind), links))
+        both = lambda pair, at_: jnp.concatenate([at(a, row, k) for a, k in zip(pair, at_, strict=True)])
+        a, tie = (both(pair, links) for pair in factors)
+        given, *moved = (both(pair, places) for pair in (p, *q))
+        reached = _across(a, total)
+        smaller = jnp.where(tie, smaller, reached)
+        total = reached + given
+        own = given + jnp.where(tie, own, reached) if moved else total
+        put_both = lambda pair, x: tuple(put(a, x[k : k + 1], row, places[k]) for k, a in enumerate(pair))
+        return i + 1, (sum(moved, total), own, smaller), [*map(put_both, out, (own, smaller))]
+
+    start = first, (jnp.zeros((2, d, 1), p[0].dtype),) * 3, [p, p]
+    return lax.while_loop(lambda state: state[0] < size, step, start)[2]
 
 
 def _combine(left, right):
-    return left[0] * right[0], *(_take_over(right[0], g, f) for f, g in zip(left[1:], right[1:], strict=True))
+    return left[0] * right[0], right[1] + _across(right[0], left[1])
 
 
-def _scanned(decay: Decay, left: tuple[Columns, ...], right: tuple[Columns, ...]) -> tuple[Columns, ...]:
-    """By associative scans, with the factor by which an element takes over its predecessor's sum."""
-    out = []
-    for columns, reverse in ((left, False), (right, True)):
-        factor = _predecessors(decay, -1, True) if reverse else decay
-        out += lax.associative_scan(_combine, (factor[:, :, None], *columns), axis=1, reverse=reverse)[1:]
-    return tuple(out)
+def _scanned(decay: Keys, tied: Array, p: Pair, *q: Pair) -> list[Pair]:
+    """The same by associative scans."""
+
+    def way(reverse, decay, tied, p, *q):
+        scan = lambda factor, u: lax.associative_scan(_combine, (factor, u), axis=2, reverse=reverse)[1]
+        total = scan(decay, sum(q, p))
+        start = jnp.where(tied, jnp.zeros_like(total), _across(decay, _before(total, 2, reverse)))
+        held = lambda u: scan(tied.astype(u.dtype), u)
+        return held(p + start) if q else total, held(start)
+
+    links = [(a[:, None], _before(a, 1, True)[:, None]) for a in (decay, tied)]
+    return [*zip(*map(way, (False, True), *links, p, *q), strict=True)]
 
 
-def _in_turn(decay: Decay, left: tuple[Columns, ...], right: tuple[Columns, ...]) -> tuple[Columns, ...]:
-    """In one loop over the elements of all rows, from both ends."""
-    size, sides = math.prod(decay.shape), (left, right)
-    if size == 0:
-        return *left, *right
-    factors = decay.reshape(size), _predecessors(decay, -1, True).reshape(size)
-    given = [[u.reshape(size, u.shape[2]) for u in columns] for columns in sides]
-    at = lambda a, i: lax.dynamic_index_in_dim(a, i, keepdims=False, allow_negative_indices=False)
-    put = lambda a, x, i: lax.dynamic_update_index_in_dim(a, x, i, 0, allow_negative_indices=False)
+@dataclasses.dataclass(frozen=True)
+class Sums(Operator):
+    """(s, tau | p, q, p', q') -> F p + L q, L (p + q), G p' + R q', R (p' + q').
 
-    def step(state):
-        i, sums, out = state
-        places = i, size - 1 - i
-        sums = [
-            [_take_over(at(factor, k), at(u, k), before) for u, before in zip(us, befores, strict=True)]
-            for factor, us, befores, k in zip(factors, given, sums, places, strict=True)
-        ]
-        out = [[put(a, x, k) for a, x in zip(*side, strict=True)] for *side, k in zip(out, sums, places, strict=True)]
-        return i + 1, sums, out
+    There are q if `moved`, and the second and the fourth result if `apart`.
+    """
 
-    start = jnp.int32(0), [[jnp.zeros(u.shape[1:], u.dtype) for u in us] for us in given], given
-    out = lax.while_loop(lambda state: state[0] < size, step, start)[2]
-    return tuple(a.reshape(u.shape) for done, us in zip(out, sides, strict=True) for a, u in zip(done, us, strict=True))
-
-
-def _predecessors(a: Array, axis: int, reverse: bool) -> Array:
-    """Every element's predecessor in the direction of travel, 0 for the first."""
-    n, first, pad = a.shape[axis], int(reverse), [(0, 0)] * a.ndim
-    pad[axis] = (1 - first, first)
-    return jnp.pad(lax.slice_in_dim(a, first, n - 1 + first, axis=axis), pad)
-
-
-class _Recurrences(Operator):
-    """(decays | u, v) -> F of every u and G of every v, of which there are as many."""
-
-    fixed = 1
+    reach: float
+    moved: bool = False
+    apart: bool = False
+    fixed = 2
 
     def run(self, *args: Array) -> tuple[Array, ...]:
-        in_turn, scanned = (lambda *a, form=form: form(*_sides(*a)) for form in (_in_turn, _scanned))
-        return lax.platform_dependent(*args, cpu=in_turn, default=self._elsewhere(in_turn, scanned, *args))
+        by = lambda form: partial(self._by, form)
+        return lax.platform_dependent(*args, cpu=by(_in_turn), default=by(self._elsewhere(args[0])))
 
     def run_on(self, target: Target | None, *args: Array) -> tuple[Array, ...]:
         if target is None:
             return self.run(*args)
-        return (_in_turn if target.platform == "cpu" else self._elsewhere(_in_turn, _scanned, *args))(*_sides(*args))
+        return self._by(_in_turn if target.platform == "cpu" else self._elsewhere(args[0]), *args)
 
-    def _elsewhere(self, in_turn: Callable, scanned: Callable, decay: Array, *_: Array) -> Callable:
-        return scanned if isinstance(decay.shape[-1], int) else in_turn  # no scan takes a symbolic length
+    def _elsewhere(self, s: Array) -> Callable[..., list[Pair]]:
+        return _scanned if isinstance(s.shape[-1], int) else _in_turn  # no scan takes a symbolic length
+
+    def _by(self, form: Callable[..., list[Pair]], s: Array, tau: Array, *columns: Array) -> tuple[Array, ...]:
+        kinds = form(*_decays(s, tau, self.reach), *zip(*_sides(columns), strict=True))
+        return tuple(a for side in zip(*kinds, strict=True) for a in side[: 1 + self.apart])
 
     def shapes(self, *args):
-        return args[1:]
+        return [args[2]] * (2 + 2 * self.apart)
 
-    def transpose(self, fixed: tuple, cotangents: tuple) -> tuple[Array, ...]:
-        _, of_left, of_right = _sides(*fixed, *cotangents)
-        _, right, left = _sides(*fixed, *self.bind(*fixed, *of_right, *of_left))
-        return *left, *right
+    def transpose(self, fixed, cotangents):
+        mirrored = dataclasses.replace(self, moved=self.apart, apart=self.moved)
+        return _exchanged(mirrored.bind(*fixed, *_exchanged(cotangents)))
 
-    def absorbed(self, fixed: tuple, moving: tuple, dfixed: tuple, out: tuple) -> tuple[Array, ...]:
-        del moving
-        change = dfixed[0]
-        _, left, right = _sides(*fixed, *out)
-        before = (change[..., None] * _predecessors(f, -2, False) for f in left)
-        behind = (_predecessors(change, -1, True)[..., None] * _predecessors(g, -2, True) for g in right)
-        return *before, *behind
+    def jvp(self, primals, tangents):
+        if all(isinstance(t, ad.Zero) for t in tangents[:2]):
+            return super().jvp(primals, tangents)
+        s, tau, *columns = primals
+        ds, dtau, *moves = map(ad.instantiate_zeros, tangents)
+        sums = dataclasses.replace(self, apart=True).bind(*primals)
+        softened = None if isinstance(tangents[1], ad.Zero) else dtau / tau
+        sides = zip(self._changes(s, tau, ds, softened), *map(_sides, (columns, moves, sums)), strict=True)
+        given, along, out = [], [], []
+        for change, (p, *q), (dp, *dq), (own, smaller) in sides:
+            moved, added = change(sum(q, p), smaller)
+            given += [dp, sum(dq, moved)]
+            along += [added] * (1 + self.apart)
+            out += [own, smaller][: 1 + self.apart]
+        dout = dataclasses.replace(self, moved=True).bind(s, tau, *given)
+        return out, [*map(jnp.add, dout, along)]
+
+    def _changes(self, s: Array, tau: Array, ds: Array, dtau: Array | None) -> list[Callable[[Array, Array], tuple]]:
+        """For either direction: from w and L w, what it adds to q, and to the sums, that s and log tau change."""
+        rate = (ds / tau[..., None])[..., None, :]
+        if dtau is None:
+            return [lambda w, smaller: (rate * w, -rate * smaller), lambda w, larger: (-rate * w, rate * larger)]
+        # Along log tau: sums of w times the distance / tau, which are L(gap L w) + (distance to the next key) L w.
+        gap = jnp.clip((s - _before(s, -1, False)) / tau[..., None], 0, self.reach)[..., None, :]
+        gaps = gap, _before(gap, -1, True)
+        distances = Sums(self.reach).bind(lax.stop_gradient(s), jnp.zeros_like(tau), *gaps)
+        growth = dtau[..., None, None]
+
+        def change(rate, gap, distance, w, sums):
+            return rate * w + growth * gap * sums, (growth * distance - rate) * sums
+
+        return [partial(change, *of) for of in zip((rate, -rate), gaps, distances, strict=True)]
 
 
-def _sides(decay: Array, *columns: Array) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
-    half = len(columns) // 2
-    return decay, columns[:half], columns[half:]
+def _sides(arrays: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
+    half = len(arrays) // 2
+    return arrays[:half], arrays[half:]
 
 
-def both_sides(decay: Decay, *u: Columns) -> tuple[Columns, ...]:
-    """sum_j a(i, j) u_j for every i, where a(i, j) is the product of the decays between i and j, and 1 at i = j.
-
-    The first decay of every row must be 0.
-    """
-    _, left, right = _sides(decay, *_RECURRENCES.bind(decay, *u, *u))
-    return tuple(f + g - v for f, g, v in zip(left, right, u, strict=True))
+def _exchanged(arrays: Sequence[Array]) -> tuple[Array, ...]:
+    left, right = _sides(arrays)
+    return *right, *left
 
 
-_RECURRENCES = _Recurrences()
+def both_sides(s: Keys, tau: PerRow, reach: float, v: Channels) -> Channels:
+    """sum_j exp(-|s_i - s_j| / tau) v_j for every i of ascending keys; nothing further than reach * tau counts."""
+    left, right = Sums(reach).bind(s, tau, v, v)
+    return left + right - v

@@ -58,18 +58,26 @@ def largest(x: Keys, k: int) -> Float[Array, "batch k"]:
     return _TopK(k)(x)[0]
 
 
-def gather(x: Float[Array, "batch n"], index: Int[Array, "batch r"]) -> Float[Array, "batch r"]:
+def gather(x: Float[Array, "batch n *d"], index: Int[Array, "batch r"]) -> Float[Array, "batch r *d"]:
     """x[b, index[b, i]]; the indices are known to be in range."""
-    return jnp.take_along_axis(x, index, axis=-1, mode="promise_in_bounds")
+    return jax.vmap(_gather_row)(x, index)  # row by row, so that rows on several devices stay there
+
+
+def _gather_row(x: Float[Array, "n *d"], index: Int[Array, " r"]) -> Float[Array, "r *d"]:
+    return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def unsort(y: Float[Array, "batch n *d"], permutation: Int[Array, "batch n"]) -> Float[Array, "batch n *d"]:
     """The inverse of `gather` by a permutation: values in sorted order back to their elements."""
-    return jax.vmap(_unsort_row)(y, permutation)  # row by row, so that rows on several devices stay there
+    return jax.vmap(_unsort_row)(y, permutation)
 
 
 def _unsort_row(y: Float[Array, "n *d"], permutation: Int[Array, " n"]) -> Float[Array, "n *d"]:
-    return jnp.zeros_like(y).at[permutation].set(y, unique_indices=True, mode="promise_in_bounds")
+    return (
+        jnp.zeros_like(y)
+        .at[permutation]
+        .set(y, unique_indices=True, mode="promise_in_bounds", wrap_negative_indices=False)
+    )
 
 
 def pick(y: Array, ranks: Ranks, axis: int = 1) -> Array:

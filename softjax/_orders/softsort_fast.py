@@ -1,11 +1,14 @@
 """SoftSort without the n x n matrix: by recurrences in the smooth mode, by windows in the sparse ones."""
 
+import jax.numpy as jnp
 from jax import Array
 
 from .._modes import Mode
 from .._types import Float
 from . import softsort, softsort_scan, softsort_window
-from ._base import Forms, Keys, PerRow, Ranks
+from ._base import Forms, Keys, PerRow, Ranks, multiply
+from ._extremes import Pulled
+from ._keys import spoiled
 
 _FEW = 16
 """Up to this many rows are cheaper one by one, O(n) each, than all of them at once."""
@@ -27,9 +30,20 @@ def apply(
     return (softsort_scan if mode.degree is None else softsort_window).apply(x, ranks, payload, tau, mode)
 
 
+def transposed(
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y."""
+    if writes(x.shape[-1], ranks):
+        return multiply(jnp.swapaxes(softsort.rows(x, ranks, tau, mode), 1, 2), y)
+    if mode.degree is None:
+        return softsort_scan.transposed(x, ranks, y, tau, mode)
+    return Pulled(softsort_window.apply)(x, ranks, y, tau, mode) + spoiled(tau)[:, None, None]
+
+
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """Zero-based soft ranks."""
     return (softsort_scan if mode.degree is None else softsort_window).rank(x, tau, mode)
 
 
-FAST = Forms(rows=softsort.rows, apply=apply, rank=rank, writes=writes)
+FAST = Forms(rows=softsort.rows, apply=apply, rank=rank, transposed=transposed, writes=writes)

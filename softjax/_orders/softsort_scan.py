@@ -1,11 +1,8 @@
-"""Smooth SoftSort in O(n): its kernel matrix is 1-semiseparable.
+"""Smooth SoftSort in O(n): its kernel matrix is symmetric and 1-semiseparable.
 
-In sorted order row i is sum_j exp(-|s_i - s_j| / tau) v_j over the same sum of ones. The part up to i obeys
-
-    F_i = v_i + exp(-(s_i - s_{i-1}) / tau) F_{i-1},
-
-the part from i the mirror image. Every decay is at most 1, so nothing overflows at any tau, and the result is exact.
-Payload and normaliser share the decays of one recurrence.
+In sorted order P = diag(K 1)^-1 K with K_ij = exp(-|s_i - s_j| / tau), and K times columns is a recurrence from either
+side. Every decay is at most 1, so nothing overflows at any tau, and the result is exact. Payload and normaliser share
+one recurrence.
 """
 
 import jax.numpy as jnp
@@ -15,25 +12,16 @@ from .._modes import Mode
 from .._types import Float
 from ._base import Keys, PerRow, Ranks
 from ._keys import spoiled
-from ._recurrence import Columns, both_sides
-from ._sorted import pick, sort_with_permutation, unsort
-from ._ties import kink, mean_positions
+from ._recurrence import both_sides
+from ._sorted import gather, pick, sort_with_permutation, unpick, unsort
+from ._ties import mean_positions
 
 
-def _decays(s: Keys, tau: PerRow, mode: Mode) -> Keys:
-    """exp(-(s_i - s_{i-1}) / tau), with a leading 0."""
-    scale = tau[:, None]
-    gap = s[:, 1:] - s[:, :-1]
-    near = gap < mode.reach * scale  # no weight beyond, no overflow, and no cotangent: what it multiplies may be large
-    decay = jnp.where(near, jnp.exp(-jnp.where(near, gap, jnp.zeros_like(gap)) / scale), jnp.zeros_like(gap))
-    return jnp.pad(decay, ((0, 0), (1, 0)))
-
-
-def _averages(s: Keys, tau: PerRow, v: Columns, mode: Mode) -> Columns:
+def _averages(s: Keys, tau: PerRow, v: Float[Array, "batch n d"], mode: Mode) -> Float[Array, "batch n d"]:
     """The soft permutation of sorted keys times the payload v, in sorted order."""
-    sums, total = both_sides(_decays(s, tau, mode), v, jnp.ones_like(s)[:, :, None])
-    y = sums / total
-    return y + kink(s, (v - y) / (tau[:, None, None] * total)) + spoiled(tau)[:, None, None]
+    v = jnp.moveaxis(v, 2, 1)
+    sums = both_sides(s, tau, mode.reach, jnp.concatenate([v, jnp.ones_like(v[:, :1])], axis=1))
+    return jnp.moveaxis(sums[:, :-1] / sums[:, -1:], 1, 2) + spoiled(tau)[:, None, None]
 
 
 def apply(
@@ -41,7 +29,7 @@ def apply(
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
     s, permutation = sort_with_permutation(x)
-    v = s[:, :, None] if payload is None else jnp.take_along_axis(payload, permutation[:, :, None], axis=1)
+    v = s[:, :, None] if payload is None else gather(payload, permutation)
     # Averages of offsets from the row's middle keep the digits of a payload far from zero. One that begins at zero has
     # none to lose, and keeps its zeros.
     half = v.shape[1] // 2
@@ -53,6 +41,17 @@ def apply(
     else:
         middle = jnp.where(lax.stop_gradient(jnp.min(v, axis=1, keepdims=True)) == 0, jnp.zeros_like(middle), middle)
     return pick(_averages(s, tau, v - middle, mode) + middle, ranks)
+
+
+def transposed(
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y: K is its own, and rows are divided before they are summed."""
+    s, permutation = sort_with_permutation(x)
+    y = jnp.moveaxis(unpick(y, ranks, s.shape[-1]), 2, 1)
+    total = both_sides(s, tau, mode.reach, jnp.ones_like(s)[:, None])
+    out = both_sides(s, tau, mode.reach, y / total) + spoiled(tau)[:, None, None]
+    return unsort(jnp.moveaxis(out, 1, 2), permutation)
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
