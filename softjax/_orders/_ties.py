@@ -39,20 +39,23 @@ class _Signed(Operator):
 
     def run(self, *args):
         link, u = args
-        n = link.shape[-1]
+        n = link.shape[1]
+        both = lambda a, b: jnp.stack([a, lax.rev(b, (1,))])  # and from both sides alike
+        linked = both(link, jnp.pad(link[:, 1:], ((0, 0), (0, 1))))[..., None] > 0
 
         def double(state):
-            step, before, after, left, right = state
-            back, ahead = (lambda a: jnp.roll(a, step, axis=1)), (lambda a: jnp.roll(a, -step, axis=1))
-            left = left + jnp.where(before[:, :, None], back(left), jnp.zeros_like(left))
-            right = right + jnp.where(after[:, :, None], ahead(right), jnp.zeros_like(right))
-            return 2 * step, before & back(before), after & ahead(after), left, right
+            step, linked, sums = state
 
-        before = link > 0
-        after = jnp.pad(before[:, 1:], ((0, 0), (0, 1)))
-        first = jnp.ones((), jnp.int32), before, after, u, u
-        left, right = lax.while_loop(lambda state: (state[0] < n) & jnp.any(state[1]), double, first)[3:]
-        return (left - right,)
+            def back(a):
+                room = jnp.pad(a, ((0, 0), (0, 0), (n, 0), (0, 0)))
+                return lax.dynamic_slice_in_dim(room, n - step, n, axis=2, allow_negative_indices=False)
+
+            sums = sums + jnp.where(linked, back(sums), jnp.zeros_like(sums))
+            return 2 * step, linked & back(linked), sums
+
+        first = jnp.ones((), jnp.int32), linked, both(u, u)
+        left, right = lax.while_loop(lambda state: (state[0] < n) & jnp.any(state[1]), double, first)[2]
+        return (left - lax.rev(right, (1,)),)
 
     def transpose(self, fixed, cotangents):
         return (-self(*fixed, *cotangents),)

@@ -64,7 +64,7 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
 
 def _normalisers(places: Keys, scale: Float[Array, "batch 1"], mode: Mode) -> Keys:
     """theta without a tangent: the rules of whatever takes it are total derivatives, its own part of theirs."""
-    return lax.stop_gradient(rules.theta_of(weights(mode), lax.stop_gradient(places), lax.stop_gradient(scale)))
+    return lax.stop_gradient(rules.Normalisers(weights(mode))(*lax.stop_gradient((places, scale))))
 
 
 FAST = Forms(rows=neuralsort.rows, apply=apply, rank=rank, transposed=transposed, writes=writes)

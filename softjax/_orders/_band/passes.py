@@ -10,7 +10,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .ties import tie_terms
-from .walk import TILING, ByColumn, ByRow, Grid, Smooth, half_ulp, over_tiles, stop_columns, stop_rows, walk
+from .walk import ByColumn, ByRow, Grid, Smooth, half_ulp, over_tiles, stop_columns, stop_rows, walk
+
+
+def _grid(mode, s: Array) -> Grid:
+    return Grid(s.shape[0], s.shape[1], mode.tiling)
 
 
 def _columns(grid: Grid, v: Array) -> list[Array]:
@@ -35,10 +39,17 @@ def _sum_columns(grid, mode, paths, theta, own, near, visit) -> list[Array]:
 # ---------------------------------------------------------------- normalisers
 
 
-def _solve_smooth(grid, mode, s, tau, v):
-    """theta, P v, and c - v_r for every row, in one walk."""
-    del mode
-    paths, values = (grid.gaps(s, tau),), _columns(grid, v)
+def normalisers(mode, s, tau):
+    """theta (b, n)."""
+    grid = _grid(mode, s)
+    if isinstance(mode, Smooth):
+        return jnp.log(_smooth_sums(grid, s, tau, [])[0])
+    paths = (grid.gaps(s, tau),)
+    return over_tiles(grid, lambda i, cut: (_newton(grid, mode, i, paths, s.dtype),))[0]
+
+
+def _smooth_sums(grid, s, tau, values):
+    """sum_j exp(D_rj), and sum_j exp(D_rj) (v_j - v_r) for every column of v."""
     eps = half_ulp(s.dtype) / grid.n
 
     def visit(k, drops, near, own):
@@ -48,11 +59,16 @@ def _solve_smooth(grid, mode, s, tau, v):
 
     def stop(sums, right, left, own):
         del own
-        return jnp.any(jnp.exp(jnp.maximum(right, left)) > eps * sums[0])
+        return jnp.any(jnp.maximum(jnp.exp(right), jnp.exp(left)) > eps * sums[0])
 
-    total, *sums = over_tiles(
-        grid, lambda i, cut: walk(grid, i, ByRow(), paths, tuple(map(cut, values)), values, visit, stop)
-    )
+    paths = (grid.gaps(s, tau),)
+    return over_tiles(grid, lambda i, cut: walk(grid, i, ByRow(), paths, tuple(map(cut, values)), values, visit, stop))
+
+
+def _solve_smooth(grid, mode, s, tau, v):
+    """theta, P v, and c - v_r for every row, in one walk."""
+    del mode
+    total, *sums = _smooth_sums(grid, s, tau, _columns(grid, v))
     centre = jnp.stack(sums, -1) / total[..., None]
     return jnp.log(total), v + centre, centre
 
@@ -106,9 +122,7 @@ def _solve_power(grid, mode, s, tau, v):
 
 def solve(mode, s, tau, v):
     """theta (b, n), P v and c - v_r (b, n, d)."""
-    return (_solve_smooth if isinstance(mode, Smooth) else _solve_power)(
-        Grid(s.shape[0], s.shape[1], TILING), mode, s, tau, v
-    )
+    return (_solve_smooth if isinstance(mode, Smooth) else _solve_power)(_grid(mode, s), mode, s, tau, v)
 
 
 # ---------------------------------------------------------------- phi^(order) applied
@@ -116,7 +130,7 @@ def solve(mode, s, tau, v):
 
 def rows_pass(mode, order, s, tau, theta, v):
     """sum_j phi^(order)(D_rj - theta_r) v_j; linear in v."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
 
     def visit(k, drops, near, own):
         del k
@@ -128,7 +142,7 @@ def rows_pass(mode, order, s, tau, theta, v):
 
 def cols_pass(mode, order, s, tau, theta, w):
     """sum_r phi^(order)(D_rj - theta_r) w_r; linear in w."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
 
     def visit(k, drops, near, own):
         del k, own
@@ -168,7 +182,7 @@ def _work(q: Array, drop: Array) -> Array:
 
 def tangent_pass(mode, s, tau, theta, v, centre, ds, dtau, dv):
     """sum_j P_rj dv_j + phi'_rj dD_rj (v_j - c_r); linear in (ds, dtau, dv)."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
     paths = grid.gaps(s, tau), grid.gap_tangents(s, tau, ds, dtau)
     d, values = v.shape[-1], _columns(grid, v)
     shift = grid.flat(_tie_tangent(s, tau, ds))
@@ -186,7 +200,7 @@ def tangent_pass(mode, s, tau, theta, v, centre, ds, dtau, dv):
 
 def cotangent_pass(mode, s, tau, theta, v, centre, w):
     """Cotangents (s, tau, v) of sum(w * P v), from q_rj = phi'_rj sum_d w_rd (v_jd - c_rd)."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
     d, values = v.shape[-1], _columns(grid, v)
 
     def visit(k, drops, near, own):
@@ -202,7 +216,7 @@ def cotangent_pass(mode, s, tau, theta, v, centre, w):
 
 def centre_pass(mode, s, tau, theta, v):
     """c_r - v_r."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
     values = _columns(grid, v)
 
     def visit(k, drops, near, own):
@@ -228,7 +242,7 @@ def _theta_tangent(grid, mode, paths, theta, shift):
 
 def cols_tangent_pass(mode, s, tau, theta, w, ds, dtau, dw):
     """sum_r P_rj dw_r + phi'_rj (dD_rj - dtheta_r) w_r; linear in (ds, dtau, dw)."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
     paths = grid.gaps(s, tau), grid.gap_tangents(s, tau, ds, dtau)
     d, shift = w.shape[-1], grid.flat(_tie_tangent(s, tau, ds))
     # The row's part of the tie shift joins dtheta_r.
@@ -249,7 +263,7 @@ def cols_tangent_pass(mode, s, tau, theta, w, ds, dtau, dw):
 
 def rank_pass(mode, s, tau, theta):
     """m_j = sum_r P_rj (r - j) / sum_r P_rj, and that denominator."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
 
     def visit(k, drops, near, own):
         del own
@@ -262,7 +276,7 @@ def rank_pass(mode, s, tau, theta):
 
 def rank_tangent_pass(mode, s, tau, theta, offset, mass, ds, dtau):
     """dm_j = sum_r phi'_rj (dD_rj - dtheta_r) ((r - j) - m_j) / mass_j."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
     paths = grid.gaps(s, tau), grid.gap_tangents(s, tau, ds, dtau)
     shift = grid.flat(_tie_tangent(s, tau, ds))
     moved = grid.flat(_theta_tangent(grid, mode, paths, theta, shift)) + shift
@@ -276,7 +290,7 @@ def rank_tangent_pass(mode, s, tau, theta, offset, mass, ds, dtau):
 
 def rank_cotangent_pass(mode, s, tau, theta, offset, mass, rho):
     """Cotangents (s, tau) of sum(rho * m): entries x_rj = ((r - j) - m_j) rho_j / mass_j, centred by row."""
-    grid = Grid(s.shape[0], s.shape[1], TILING)
+    grid = _grid(mode, s)
     paths = (grid.gaps(s, tau),)
     offset, scale = grid.flat(offset), grid.flat(rho / mass)
 

@@ -89,27 +89,29 @@ class _Cols(BandOperator):
         return (2 * a * first - b * second - cols((e + dtheta[..., None]) * w),)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def theta_of(mode, s, tau):
-    return Solve(mode)(s, tau, jnp.zeros((*s.shape, 1), s.dtype))[0]
+class Normalisers(BandOperator):
+    """(s, tau) -> theta."""
 
+    fixed = 2
 
-@theta_of.defjvp
-def _theta_jvp(mode, primals, tangents):
-    theta = theta_of(mode, *primals)
-    a, b, e = _logit_factors(*primals, *tangents)
-    rows = partial(_Rows(mode, 1), *primals, theta)
-    out, slope = rows(jnp.stack([a, b], -1)), rows(jnp.ones_like(a)[..., None])[..., 0]
-    r = _centred_ranks(theta)
-    return theta, (2 * r * out[..., 0] - out[..., 1]) / slope - e
+    def run(self, s, tau):
+        return (passes.normalisers(self.mode, s, tau),)
+
+    def tangent(self, fixed, moving, dfixed, out):
+        del moving
+        (theta,) = out
+        a, b, e = _logit_factors(*fixed, *dfixed)
+        rows = partial(_Rows(self.mode, 1), *fixed, theta)
+        moved, slope = rows(jnp.stack([a, b], -1)), rows(jnp.ones_like(a)[..., None])[..., 0]
+        return ((2 * _centred_ranks(theta) * moved[..., 0] - moved[..., 1]) / slope - e,)
 
 
 def _rows_reference(mode, s, tau, v):
-    return _Rows(mode)(s, tau, theta_of(mode, s, tau), v)
+    return _Rows(mode)(s, tau, Normalisers(mode)(s, tau), v)
 
 
 def _cols_reference(mode, s, tau, w):
-    return _Cols(mode)(s, tau, theta_of(mode, s, tau), w)
+    return _Cols(mode)(s, tau, Normalisers(mode)(s, tau), w)
 
 
 # ---------------------------------------------------------------- first order, fused and locally centred
