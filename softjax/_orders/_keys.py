@@ -87,18 +87,17 @@ def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Ke
     what is finite. Infinities go to finite places beyond everything else.
     """
     most, size = float(jnp.finfo(x.dtype).max), lax.stop_gradient(jnp.abs(x))
+    largest_of = lambda left_out: jnp.max(jnp.where(left_out, 0, size), axis=-1, keepdims=True)
     far = size > _limit(x.dtype)
-    any_far = jnp.any(far & (size <= most), axis=-1, keepdims=True)
-    largest = jnp.max(jnp.where(far, 0, size), axis=-1, keepdims=True)
-    fits = any_far & (jnp.maximum(largest, tau * 2.0**20) < most / 2.0**84)
-    lift = jnp.where(fits, _LIFT, jnp.ones_like(top))
-    largest = jnp.where(any_far, most / jnp.where(fits, _LIFT, 8.0), largest)
+    largest, others = largest_of(size > most), largest_of(far)
+    fits = (largest > _limit(x.dtype)) & (jnp.maximum(others, tau * 2.0**20) < most / 2.0**84)
+    scale = jnp.where(fits, 1 / _LIFT, jnp.ones_like(top))
+    largest = largest * scale
     place = jnp.where(fits, most / 2.0**42, jnp.minimum(3 * largest + 1000 * tau, most / 8))
-    bound = jnp.where(fits, 2 * largest, largest + (place - largest) / (4 * x.shape[-1]))
-    bound = jnp.where(jnp.isinf(top), bound, most)
-    largest, lift, bound, place = lax.optimization_barrier((largest, lift, bound, place))
-    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, _with_slope_one(x / lift, x))
-    return jnp.where(far, moved, x), largest, lift, bound
+    bound = jnp.where(jnp.isinf(top), largest + (place - largest) / (4 * x.shape[-1]), most)
+    largest, scale, bound, place = lax.optimization_barrier((largest, scale, bound, place))
+    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, _with_slope_one(x * scale, x))
+    return jnp.where(far, moved, x), largest, 1 / scale, bound
 
 
 def _in_range(tau: PerRow, largest: PerRow, n: int) -> PerRow:
@@ -106,7 +105,7 @@ def _in_range(tau: PerRow, largest: PerRow, n: int) -> PerRow:
     info = jnp.finfo(tau.dtype)
     smallest = float(info.tiny) ** 0.5 * 8  # its square is not lost
     floor = jnp.where(largest > 0, jnp.minimum(largest / 2.0**24, smallest), smallest)
-    ceiling = jnp.clip(largest * (4.0 * n) * (n / float(info.eps)), 2.0**60, float(info.max) / 2.0**12)
+    ceiling = jnp.clip(largest * (4.0 * n * n / float(info.eps)), 2.0**60, float(info.max) / 2.0**12)
     return lax.optimization_barrier(jnp.clip(tau, floor, ceiling))
 
 

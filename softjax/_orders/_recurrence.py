@@ -59,7 +59,7 @@ def _in_turn(decay: Keys, tied: Array, p: Pair, *q: Pair) -> list[Pair]:
     if isinstance(size, int) and size == 0:
         return [p, p]
     factors = [(a[:, None],) * 2 for a in (decay, tied)]
-    first, length = jnp.int32(0), jnp.asarray(n, jnp.int32)
+    first, length = jnp.uint32(0), jnp.asarray(n, jnp.uint32)
     at = lambda a, row, i: lax.dynamic_slice(a, (row, first, i), (1, a.shape[1], 1), allow_negative_indices=False)
     put = lambda a, x, row, i: lax.dynamic_update_slice(a, x, (row, first, i), allow_negative_indices=False)
 
