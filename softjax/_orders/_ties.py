@@ -120,6 +120,22 @@ def kink(s: Keys, u: Columns) -> Columns:
     return _Kink()(s, u)
 
 
+def tie_terms(s: Keys, x: Keys) -> tuple[Keys, Keys]:
+    """For s, x (..., n): x_j sum_{i in T} sign(j - i), and sum_{i in T} sign(j - i) x_i.
+
+    What a sum over i of |s_i - s_j| that is differentiated by index has too much at j is their difference; that of the
+    transpose, their sum.
+    """
+    count, others = jnp.moveaxis(SIGNED(tied(s), jnp.stack([jnp.ones_like(x), x], axis=-1)), -1, 0)
+    return count * x, others
+
+
+def tie_tangents(s: Keys, x: Keys) -> tuple[Keys, Keys]:
+    """The same where `x` is a tangent, of which the count must not become a function."""
+    count, others = (SIGNED(tied(s), v[..., None])[..., 0] for v in (jnp.ones_like(x), x))
+    return count * x, others
+
+
 def mean_positions(s: Keys) -> Keys:
     """The positions of ascending keys, ties sharing their mean."""
     positions = jnp.broadcast_to(jnp.arange(s.shape[-1], dtype=s.dtype), s.shape)

@@ -16,9 +16,9 @@ from jax.core import Tracer
 
 from softjax._modes import Mode
 from softjax._orders._band.passes import _through_logits
-from softjax._orders._band.ties import tie_terms
 from softjax._orders._base import Keys, PerRow, Ranks
 from softjax._orders._sorted import pick
+from softjax._orders._ties import tie_terms
 from softjax._types import Float
 
 from .._kernel import LINES
@@ -117,7 +117,7 @@ def _through_sorted(spec: Spec, s: Keys, tau: PerRow, sums: Float[Array, "batch 
 
 
 def _tie_terms(s: Keys, x: Keys) -> tuple[Keys, Keys]:
-    """`softjax._orders._band.ties.tie_terms` by one scan of both sums from both sides."""
+    """`softjax._orders._ties.tie_terms` by one scan of both sums from both sides."""
     edge = jnp.ones_like(s[:, :1], bool)
     new = jnp.concatenate([edge, s[:, 1:] != s[:, :-1], edge], axis=1)
     both = lambda a, b: jnp.stack([a, lax.rev(b, (b.ndim - 1,))])

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .ties import tie_terms
+from .._ties import tie_terms
 from .walk import ByColumn, ByRow, Grid, Smooth, half_ulp, over_tiles, stop_columns, stop_rows, walk
 
 

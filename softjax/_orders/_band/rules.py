@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from .._linear import Operator
+from .._ties import tie_tangents
 from . import passes
-from .ties import tie_tangents
 from .walk import Power, Smooth
 
 
