@@ -136,9 +136,8 @@ def over_rows(function: Callable[..., Any], *arrays: jax.Array | None, shared: S
     if mapped_mesh_axes() & set(explicit):  # a shard_map could not take them, and knows nothing of a partition by rows
         out = NamedSharding(sharding.mesh, rows)
         return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=out)(*placed)
-    run = jax.shard_map(
-        run, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit), check_vma=False
-    )
+    # With its default checks: without them derivatives are summed over the axes that shard no rows.
+    run = jax.shard_map(run, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit))
     return run(*placed)
 
 
