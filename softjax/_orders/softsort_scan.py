@@ -48,9 +48,9 @@ def transposed(
 ) -> Float[Array, "batch n d"]:
     """The transpose of rows of P times y: K is its own, and rows are divided before they are summed."""
     s, permutation = sort_with_permutation(x)
-    y = jnp.moveaxis(unpick(y, ranks, s.shape[-1]), 2, 1)
     total = both_sides(s, tau, mode.reach, jnp.ones_like(s)[:, None])
-    out = both_sides(s, tau, mode.reach, y / total) + spoiled(tau)[:, None, None]
+    share = jnp.moveaxis(unpick(y, ranks, s.shape[-1]), 2, 1) / total
+    out = both_sides(s, tau, mode.reach, share) + spoiled(tau)[:, None, None]
     return unsort(jnp.moveaxis(out, 1, 2), permutation)
 
 
