@@ -40,19 +40,24 @@ class Passes(NamedTuple):
 def counted(entries: int) -> Iterator[Callable[[], Passes]]:
     """Count, in programs that are traced inside, at run time; `entries` are those of the plan."""
     found: Counter[str] = Counter()
-    block, sums, curved = stream._plan_block, stream.column_sums, stream._curved
+    project, evaluated, curved = stream.project, stream.received, stream._curved
 
     def count(name: str, amount: int = 1):
         jax.debug.callback(lambda: found.update({name: amount}))
 
-    def plan_block(*arguments):
-        p = block(*arguments)
+    def projected(*arguments):
+        p = project(*arguments)
         count("entries", p.size)
         return p
 
-    def column_sums(*arguments):
-        count("sums")
-        return sums(*arguments)
+    def received(*arguments):
+        sums = evaluated(*arguments)
+
+        def counted_sums(psi):
+            count("sums")
+            return sums(psi)
+
+        return counted_sums
 
     def product(*arguments):
         matvec = curved(*arguments)
@@ -67,7 +72,7 @@ def counted(entries: int) -> Iterator[Callable[[], Passes]]:
         jax.effects_barrier()
         return Passes(round(found["entries"] / entries), found["sums"] - found["products"], found["products"])
 
-    with patch.multiple(stream, _plan_block=plan_block, column_sums=column_sums, _curved=product):
+    with patch.multiple(stream, project=projected, received=received, _curved=product):
         yield result
 
 

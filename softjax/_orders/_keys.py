@@ -36,9 +36,13 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
     if standardize:
         # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
         lift = jnp.where(top > _limit(x.dtype), jnp.full_like(top, _LIFT), jnp.ones_like(top))
+        lift, top = lax.optimization_barrier((lift, top))
         finite = _with_slope_one(x / lift, x)
         soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[..., 0]
-        return Prepared(finite, standardized(finite), soft, lift, jnp.full_like(top, jnp.finfo(x.dtype).max))
+        soft = lax.optimization_barrier(soft)
+        return Prepared(
+            finite, standardized(finite, top / lift), soft, lift, jnp.full_like(top, jnp.finfo(x.dtype).max)
+        )
     finite, largest, lift, bound = _brought_nearer(x, top, lax.stop_gradient(tau)[..., None])
     return Prepared(finite, None, _in_range(tau, largest[..., 0], x.shape[-1]), lift, bound)
 
@@ -47,25 +51,40 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
 def restored(soft: Float[Array, "batch r"], prepared: Prepared) -> Float[Array, "batch r"]:
     """Soft values of `prepared.finite` as soft values of the input."""
     fixed, most = lax.stop_gradient(soft), float(jnp.finfo(soft.dtype).max)
-    lifted = jnp.clip(fixed * prepared.lift, -most, most) + (soft - fixed)
+    lifted = _with_slope_one(jnp.clip(fixed * prepared.lift, -most, most), soft)
+    if prepared.standard is not None:
+        return lifted
     size = jnp.abs(fixed)
-    out = lifted if prepared.standard is not None else jnp.where(size > most / 2.0**80, lifted, soft)
+    out = jnp.where(size > most / 2.0**80, lifted, soft)
     return jnp.where(size > prepared.bound, fixed * jnp.inf, out)
 
 
-def standardized(x: Keys) -> Keys:
+@jax.custom_jvp
+def standardized(x: Keys, size: Float[Array, "batch 1"]) -> Keys:
     """sigmoid((x - mean) / std) along each row: keys in (0, 1) whatever the input's place and scale.
 
-    A row whose deviation is within rounding of zero counts as constant, and its std as 1.
+    A row whose deviation is within rounding of zero counts as constant, and its std as 1. `size` is the largest |x|.
     """
-    # z-scores do not depend on the scale, so a constant power-free scale keeps squares in range.
-    size = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
-    x = x / jnp.where(size > 0, size, jnp.ones_like(size))
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return jax.nn.sigmoid(_scores(x, size)[0])
+
+
+@standardized.defjvp
+def _standardized_jvp(primals, tangents):
+    z, size, std = _scores(*primals)
+    y, change = jax.nn.sigmoid(z), tangents[0] / size / std
+    change = change - jnp.mean(change, axis=-1, keepdims=True)
+    return y, y * (1 - y) * (change - z * jnp.mean(z * change, axis=-1, keepdims=True))
+
+
+def _scores(x: Keys, size: Float[Array, "batch 1"]) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:
+    """z-scores, and what to divide by for them: first by the size, on which they do not depend, so that squares fit."""
+    size = jnp.where(size > 0, size, jnp.ones_like(size))
+    x = x / size
+    centred = lax.optimization_barrier(x - jnp.mean(x, axis=-1, keepdims=True))
     variance = jnp.mean(centred**2, axis=-1, keepdims=True)
     varies = ~(variance <= (8 * jnp.finfo(x.dtype).eps) ** 2)  # true for NaN, which then propagates
     std = jnp.sqrt(jnp.where(varies, variance, jnp.ones_like(variance)))
-    return jax.nn.sigmoid(centred / std)
+    return lax.optimization_barrier(centred / std), size, std
 
 
 def _limit(dtype) -> float:
@@ -73,9 +92,13 @@ def _limit(dtype) -> float:
     return float(jnp.finfo(dtype).max) / 256
 
 
+@jax.custom_jvp
 def _with_slope_one(value: Keys, x: Keys) -> Keys:
     """`value`, differentiated as x."""
-    return lax.stop_gradient(value) + (x - lax.stop_gradient(x))
+    return value
+
+
+_with_slope_one.defjvps(None, lambda change, value, *_: change)
 
 
 def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:

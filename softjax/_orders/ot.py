@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from .. import _transport_stream as stream
 from .._modes import Mode
-from .._transport import Problem, SolverInfo, plan, potentials
+from .._transport import Problem, SolverInfo, midway, plan, potentials
 from .._transport_pair import pair_mask
 from .._types import Float
 from ._base import Forms, Keys, PerRow, Ranks, always, applied
@@ -54,18 +54,23 @@ def targets(ranks: Ranks, n: int, dtype) -> Targets:
 
     Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it.
     """
-    if isinstance(ranks, range):
-        masses = jnp.asarray(cells(ranks, n), dtype)
-    else:
-        ends = jnp.concatenate([jnp.full(1, -1.0, dtype), ranks.astype(dtype), jnp.full(1, n, dtype)])
-        masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(len(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]
+    if isinstance(ranks, range):  # by NumPy, since a compiler does not fold sums into constants
+        masses = cells(ranks, n).astype(dtype)
+        places = np.linspace(0, 1, len(masses), dtype=dtype)
+        return Targets(jnp.asarray(places), jnp.asarray(masses), wanted_bins(ranks, n))
+    ends = jnp.concatenate([jnp.full(1, -1.0, dtype), ranks.astype(dtype), jnp.full(1, n, dtype)])
+    masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(len(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]
     place = jnp.maximum(jnp.cumsum(masses > 0) - 1, 0).astype(dtype)
     return Targets(place / jnp.maximum(place[-1], 1), masses, wanted_bins(ranks, n))
 
 
 def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
-    t = targets(ranks, x.shape[-1], x.dtype)
-    return Problem(x, t.anchors, t.masses, _resolved(tau)), t.bins
+    n = x.shape[-1]
+    t = targets(ranks, n, x.dtype)
+    boundaries = None
+    if isinstance(ranks, range) and len(t.masses) > 1:
+        boundaries = midway(x, _pick, np.cumsum(cells(ranks, n))[:-1])
+    return Problem(x, t.anchors, t.masses, _resolved(tau), boundaries), t.bins
 
 
 def _resolved(tau: PerRow) -> PerRow:
@@ -120,9 +125,8 @@ def streamed_apply(
         return DENSE.apply(x, ranks, payload, tau, mode)
     problem, bins = _problem(x, ranks, tau)
     psi, _ = stream.potentials(mode, problem)
-    payload = x[:, :, None] if payload is None else payload
-    sums = stream.collect(mode, psi, problem, jnp.concatenate([payload, jnp.ones_like(payload[:, :, :1])], axis=2))
-    return (sums[:, :, :-1] / sums[:, :, -1:])[:, bins] + spoiled(tau)[:, None, None]
+    sums, _ = stream.solved_sweep(mode, psi, problem, x[:, :, None] if payload is None else payload, None)
+    return _pick(sums[:, :, :-1] / lax.stop_gradient(sums[:, :, -1:]), bins) + spoiled(tau)[:, None, None]
 
 
 def streamed_transposed(
@@ -133,9 +137,9 @@ def streamed_transposed(
         return jnp.matmul(jnp.swapaxes(rows(x, ranks, tau, mode), 1, 2), y, precision="highest")
     problem, bins = _problem(x, ranks, tau)
     psi, _ = stream.potentials(mode, problem)
-    received = stream.column_sums(mode, psi, problem)[:, bins, None]
+    received = _pick(lax.stop_gradient(stream.received(mode, problem)(psi)), bins)[:, :, None]
     values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
-    return stream.distribute(mode, psi, problem, values) + spoiled(tau)[:, None, None]
+    return stream.solved_sweep(mode, psi, problem, None, values)[1] + spoiled(tau)[:, None, None]
 
 
 def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
@@ -145,7 +149,7 @@ def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     problem, _ = _problem(x, range(x.shape[-1]), tau)
     psi, _ = stream.potentials(mode, problem)
     positions = jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=x.dtype), x.shape)
-    return stream.distribute(mode, psi, problem, positions[:, :, None])[:, :, 0] + spoiled(tau)[:, None]
+    return stream.solved_sweep(mode, psi, problem, None, positions[:, :, None])[1][:, :, 0] + spoiled(tau)[:, None]
 
 
 def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:

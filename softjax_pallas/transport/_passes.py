@@ -114,7 +114,7 @@ class Passes:
 
 def passes(spec: Spec, problem: Problem, psi: Potentials, norm: Norm | None = None) -> Passes:
     """The passes at potentials psi; each key's shift and inv are found first where they are not known."""
-    y, anchors, masses, tau = problem
+    y, anchors, masses, tau = problem[:4]
     level = jnp.where(masses > 0, psi, jnp.full_like(psi, NEVER))
     slope = (2 / tau)[:, None] * (anchors - 0.5)[None]
     common = Common((y - 0.5)[:, None], jnp.stack([level, slope], axis=1), scale_of(y, tau))

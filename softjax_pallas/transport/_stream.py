@@ -69,7 +69,8 @@ def _start(stream: Stream, problem: Problem) -> Potentials:
     n = problem.y.shape[1]
     cut = np.clip(np.cumsum(ot.cells(stream.ranks, n))[:-1], 1, n - 1)
     s = lax.sort(problem.y, dimension=1, is_stable=False)
-    return start(problem, (at(s, cut - 1) + at(s, cut)) / 2, partial(doubled, jnp.add))
+    boundaries = (at(s, cut - 1) + at(s, cut)) / 2
+    return start(problem._replace(boundaries=boundaries), partial(doubled, jnp.add))
 
 
 def solve(stream: Stream, problem: Problem) -> Solution:
@@ -77,10 +78,10 @@ def solve(stream: Stream, problem: Problem) -> Solution:
 
     def evaluate(psi):
         plan = passes(stream.spec, problem, psi)
-        return plan.received() - problem.masses[None], (psi, plan.norm)
+        return plan.received() - problem.masses[None], plan.norm
 
-    def step(curvature, residual, damping):
-        matvec = _curved(Solution(problem, *curvature).passes(stream), damping)
+    def step(psi, norm, residual, damping):
+        matvec = _curved(Solution(problem, psi, norm).passes(stream), damping)
         return conjugate_gradients(matvec, residual, STEP_TOLERANCE, STEP_LIMIT)
 
     first = _start(stream, problem) if stream.implementation in LINES else None
