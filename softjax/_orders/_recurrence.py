@@ -5,9 +5,9 @@ With a_i = exp(-(s_i - s_{i-1}) / tau), from the left
     (F p)_i = p_i + a_i (F p)_{i-1}     over elements up to i, by index,
     (L p)_i = a_i (F p)_{i-1}           over smaller keys only: at a tie that of the element before,
 
-and from the right G = F^T and R = L^T. A factor of 0 cuts: nothing crosses it, no infinity and no NaN. The first decay
-of every row is 0, so on the CPU all rows are one sequence and both directions one loop over its elements, which XLA
-compiles to a few scalar instructions an element. Elsewhere every row is an associative scan (Blelloch, "Prefix sums and
+and from the right G = F^T and R = L^T. A factor of 0 cuts: nothing crosses it, no infinity and no NaN. What links rows
+is 0, so on the CPU all of them are one sequence and both directions one loop over its elements, which XLA compiles to a
+few scalar instructions an element. Elsewhere every row is an associative scan (Blelloch, "Prefix sums and
 their applications", 1990).
 
 The derivative of |s_i - s_j| is 0 at ties, so that a sum's is made of L and R alone: along ds
@@ -40,25 +40,24 @@ def _before(a: Array, axis: int, reverse: bool, first: Any = 0) -> Array:
     return lax.pad(a, jnp.asarray(first, a.dtype), pad)
 
 
-def _decays(s: Keys, tau: PerRow, reach: float) -> tuple[Keys, Array]:
-    """exp(-gap / tau), 0 for the first key, and where keys are tied. With a tau of 0 only these are near."""
-    gap, scale = s - _before(s, -1, False, -jnp.inf), tau[:, None]
-    near = gap <= reach * scale
-    decay = jnp.exp(-jnp.where(near, gap, jnp.zeros_like(gap)) / jnp.where(scale > 0, scale, jnp.ones_like(scale)))
-    return jnp.where(near, decay, jnp.zeros_like(gap)), gap == 0
+def _links(s: Keys, tau: PerRow, reach: float) -> Keys:
+    """exp(-(s_{i+1} - s_i) / tau), but -1 at ties, and 0 for the last key. With a tau of 0 all but ties are 0."""
+    gap, scale = _before(s, -1, True, jnp.inf) - s, tau[:, None]
+    decay = jnp.where(gap <= reach * scale, jnp.exp(-gap / scale), jnp.zeros_like(gap))
+    return jnp.where(gap == 0, -jnp.ones_like(gap), decay)
 
 
-def _across(decay: Array, total: Array) -> Array:
-    return jnp.where(decay == 0, jnp.zeros_like(total), decay * total)
+def _across(link: Array, total: Array) -> Array:
+    return jnp.where(link == 0, jnp.zeros_like(total), jnp.abs(link) * total)
 
 
-def _in_turn(decay: Keys, tied: Array, p: Pair, *q: Pair) -> list[Pair]:
+def _in_turn(links: Keys, p: Pair, *q: Pair) -> list[Pair]:
     """F p + L q and L (p + q) from either side, in one loop over the elements of all rows."""
     batch, d, n = p[0].shape
     size = batch * n
     if isinstance(size, int) and size == 0:
         return [p, p]
-    factors = [(a[:, None],) * 2 for a in (decay, tied)]
+    links = links[:, None]
     first, length = jnp.uint32(0), jnp.asarray(n, jnp.uint32)
     at = lambda a, row, i: lax.dynamic_slice(a, (row, first, i), (1, a.shape[1], 1), allow_negative_indices=False)
     put = lambda a, x, row, i: lax.dynamic_update_slice(a, x, (row, first, i), allow_negative_indices=False)
@@ -66,19 +65,16 @@ def _in_turn(decay: Keys, tied: Array, p: Pair, *q: Pair) -> list[Pair]:
     def step(state):
         i, (total, own, smaller), out = state
         row, place = lax.div(i, length), lax.rem(i, length)
-        behind = length - 1 - place
-        links = (
-            place,
-            jnp.where(place == 0, first, behind + 1),
-        )  # the first decay, 0, is that behind the last element, too
-        row, places, links = lax.optimization_barrier((row, (place, behind), links))
+        # A barrier, or a compiler repeats what is an index of several arrays.
+        row, place, behind = lax.optimization_barrier((row, place, length - 1 - place))
         both = lambda pair, at_: jnp.concatenate([at(a, row, k) for a, k in zip(pair, at_, strict=True)])
-        a, tie = (both(pair, links) for pair in factors)
+        # Before the first element is a number beyond all, and so the last link, 0.
+        places, link = (place, behind), both((links, links), (place - 1, behind))
         given, *moved = (both(pair, places) for pair in (p, *q))
-        reached = _across(a, total)
-        smaller = jnp.where(tie, smaller, reached)
+        reached, tied = _across(link, total), link < 0
+        smaller = jnp.where(tied, smaller, reached)
         total = reached + given
-        own = given + jnp.where(tie, own, reached) if moved else total
+        own = given + jnp.where(tied, own, reached) if moved else total
         put_both = lambda pair, x: tuple(put(a, x[k : k + 1], row, places[k]) for k, a in enumerate(pair))
         return i + 1, (sum(moved, total), own, smaller), [*map(put_both, out, (own, smaller))]
 
@@ -90,18 +86,18 @@ def _combine(left, right):
     return left[0] * right[0], right[1] + _across(right[0], left[1])
 
 
-def _scanned(decay: Keys, tied: Array, p: Pair, *q: Pair) -> list[Pair]:
+def _scanned(links: Keys, p: Pair, *q: Pair) -> list[Pair]:
     """The same by associative scans."""
 
-    def way(reverse, decay, tied, p, *q):
+    def way(reverse, link, p, *q):
         scan = lambda factor, u: lax.associative_scan(_combine, (factor, u), axis=2, reverse=reverse)[1]
-        total = scan(decay, sum(q, p))
-        start = jnp.where(tied, jnp.zeros_like(total), _across(decay, _before(total, 2, reverse)))
+        total, tied = scan(jnp.abs(link), sum(q, p)), link < 0
+        start = jnp.where(tied, jnp.zeros_like(total), _across(link, _before(total, 2, reverse)))
         held = lambda u: scan(tied.astype(u.dtype), u)
         return held(p + start) if q else total, held(start)
 
-    links = [(a[:, None], _before(a, 1, True)[:, None]) for a in (decay, tied)]
-    return [*zip(*map(way, (False, True), *links, p, *q), strict=True)]
+    both = _before(links, 1, False)[:, None], links[:, None]
+    return [*zip(*map(way, (False, True), both, p, *q), strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +125,7 @@ class Sums(Operator):
         return _scanned if isinstance(s.shape[-1], int) else _in_turn  # no scan takes a symbolic length
 
     def _by(self, form: Callable[..., list[Pair]], s: Array, tau: Array, *columns: Array) -> tuple[Array, ...]:
-        kinds = form(*_decays(s, tau, self.reach), *zip(*_sides(columns), strict=True))
+        kinds = form(_links(s, tau, self.reach), *zip(*_sides(columns), strict=True))
         return tuple(a for side in zip(*kinds, strict=True) for a in side[: 1 + self.apart])
 
     def shapes(self, *args):
@@ -159,8 +155,9 @@ class Sums(Operator):
     def _changes(self, s: Array, tau: Array, ds: Array, dtau: Array | None) -> list[Callable[[Array, Array], tuple]]:
         """For either direction: from w and L w, what it adds to q, and to the sums, that s and log tau change."""
         rate = (ds / tau[..., None])[..., None, :]
+        rates = (rate, -rate)
         if dtau is None:
-            return [lambda w, smaller: (rate * w, -rate * smaller), lambda w, larger: (-rate * w, rate * larger)]
+            return [lambda w, sums, a=a, b=b: (a * w, b * sums) for a, b in (rates, rates[::-1])]
         # Along log tau: sums of w times the distance / tau, which are L(gap L w) + (distance to the next key) L w.
         gap = jnp.clip((s - _before(s, -1, False)) / tau[..., None], 0, self.reach)[..., None, :]
         gaps = gap, _before(gap, -1, True)
@@ -170,7 +167,7 @@ class Sums(Operator):
         def change(rate, gap, distance, w, sums):
             return rate * w + growth * gap * sums, (growth * distance - rate) * sums
 
-        return [partial(change, *of) for of in zip((rate, -rate), gaps, distances, strict=True)]
+        return [partial(change, *of) for of in zip(rates, gaps, distances, strict=True)]
 
 
 def _sides(arrays: Sequence[Array]) -> tuple[Sequence[Array], Sequence[Array]]:
