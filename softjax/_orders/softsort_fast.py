@@ -6,6 +6,8 @@ from .._modes import Mode
 from .._types import Float
 from . import softsort, softsort_scan, softsort_window
 from ._base import Forms, Keys, PerRow, Ranks
+from ._extremes import Pulled
+from ._keys import spoiled
 
 _FEW = 16
 """Up to this many rows are cheaper one by one, O(n) each, than all of them at once."""
@@ -32,4 +34,13 @@ def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     return (softsort_scan if mode.degree is None else softsort_window).rank(x, tau, mode)
 
 
-FAST = Forms(rows=softsort.rows, apply=apply, rank=rank, writes=writes)
+def transposed(
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y; of the recurrences and of few rows by reverse mode."""
+    if mode.degree is None or writes(x.shape[-1], ranks) or not isinstance(ranks, range):
+        return Pulled(apply)(x, ranks, y, tau, mode) + spoiled(tau)[:, None, None]
+    return softsort_window.transposed(x, ranks, y, tau, mode)
+
+
+FAST = Forms(rows=softsort.rows, apply=apply, rank=rank, transposed=transposed, writes=writes)
