@@ -119,7 +119,10 @@ class Operator(abc.ABC):
         flat = [a.reshape(math.prod(lead), *a.shape[len(lead) :]) for a in args]
         run = partial(self.run_on, target)
         if self.end_to_end and not isinstance(flat[0].shape[0], int):  # a symbolic batch: nobody knows where rows end
-            run = jax.vmap(lambda *row: tuple(a[0] for a in self.run_on(target, *(a[None] for a in row))))
+            one = lambda row: tuple(a[0] for a in self.run_on(target, *(a[None] for a in row)))
+            # One after another, loops and branches are each row's own.
+            in_turn = target is not None and target.platform == "cpu"
+            run = lambda *rows: lax.map(one, rows) if in_turn else jax.vmap(lambda *row: one(row))(*rows)
         return tuple(a.reshape(*lead, *a.shape[1:]) for a in (_apart(run, *flat) if self.end_to_end else run(*flat)))
 
 
@@ -168,7 +171,12 @@ class Applied(Operator):
 def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]:
     """run(*arrays), NaN in rows of the batch that hold one and without it in the others."""
     row = lambda a, ndim: a.reshape(-1, *(1,) * (ndim - 1))
-    spoiled = reduce(jnp.logical_or, (jnp.any(jnp.isnan(a), axis=range(1, a.ndim)) for a in arrays))
+    alike: dict[int, Array] = {}  # by the numbers in a row: one reduction serves arrays of one size
+    for a in arrays:
+        width = math.prod(a.shape[1:])
+        holds = jnp.isnan(a).reshape(a.shape[0], width)
+        alike[width] = alike[width] | holds if width in alike else holds
+    spoiled = reduce(jnp.logical_or, (jnp.any(holds, axis=1) for holds in alike.values()))
     out = run(*(jnp.where(jnp.isnan(a), jnp.ones_like(a), a) for a in arrays))  # some of them divide
     return [jnp.where(row(spoiled, a.ndim), jnp.full_like(a, jnp.nan), a) for a in out]
 

@@ -36,9 +36,9 @@ def transposed(
     """The transpose of rows of P times y."""
     if writes(x.shape[-1], ranks):
         return multiply(jnp.swapaxes(softsort.rows(x, ranks, tau, mode), 1, 2), y)
-    if mode.degree is None:
-        return softsort_scan.transposed(x, ranks, y, tau, mode)
-    return Pulled(softsort_window.apply)(x, ranks, y, tau, mode) + spoiled(tau)[:, None, None]
+    if not isinstance(ranks, range):
+        return Pulled(apply)(x, ranks, y, tau, mode) + spoiled(tau)[:, None, None]
+    return (softsort_scan if mode.degree is None else softsort_window).transposed(x, ranks, y, tau, mode)
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:

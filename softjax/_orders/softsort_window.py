@@ -6,36 +6,41 @@ The derivation is in `softjax._orders._window`.
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .._axis import refuse_symbol
 from .._modes import Mode
 from .._types import Float
 from ._base import Keys, PerRow, Ranks
 from ._keys import knots
-from ._sorted import pick, sort_with_permutation, unsort
-from ._ties import kink, mean_positions
-from ._window.rules import Rows
+from ._sorted import pick, sort_with_permutation, unpick, unsort
+from ._ties import mean_positions
+from ._window.rules import columns, rows
 
 
 def _scale(s: Keys, tau: PerRow) -> Float[Array, "batch 1"]:
     """A power of two that brings tau near 1, or as near as the keys allow: powers of distances stay in range."""
     s, tau = lax.stop_gradient((s, tau))
-    largest = jnp.maximum(jnp.max(jnp.abs(s), axis=-1, keepdims=True), jnp.finfo(s.dtype).tiny)
-    room = jnp.finfo(s.dtype).maxexp - 3 - jnp.frexp(largest)[1]
-    exponent = jnp.minimum(1 - jnp.frexp(tau)[1], room)
-    return jnp.ldexp(jnp.ones_like(tau), exponent)
+    info = jnp.finfo(s.dtype)
+    size = lambda a: lax.reduce_precision(a, info.nexp, 0)  # the nearest power of two
+    largest = jnp.maximum(jnp.max(jnp.abs(s), axis=-1, keepdims=True), info.tiny)
+    return jnp.minimum(1 / size(tau), 2.0 ** (info.maxexp - 4) / size(largest))
+
+
+def _scaled(s: Keys, tau: PerRow) -> tuple[Keys, Array, Array, Array]:
+    """Keys and softness that are free of NaN and of a good size, the scale, and what to add to results."""
+    if not isinstance(s.shape[-1], int):  # windows are found by halving and doubling
+        refuse_symbol(s.shape[-1])
+    s, tau, spoil = knots(s, tau)
+    scale = _scale(s, tau)
+    # Once: fused into each of their uses they would be computed as often.
+    return lax.optimization_barrier((s * scale, tau * scale, scale, spoil))
 
 
 def _sorted_rows(s: Keys, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode):
     """All rows of P times the payload, or times the keys, for ascending keys."""
     assert mode.degree is not None
-    s, tau, spoil = knots(s, tau)
-    scale = _scale(s, tau)
-    s, tau = s * scale, tau * scale
-    m = mode.degree
-    y, reach, total, centre, _ = Rows(m)(s, tau, s[:, :, None] if payload is None else payload)
-    # `centre` is less the own payload, and the tie shares it: a distance of 0 has the weight reach^m / total.
-    weight = m * reach ** (m - 1) / total
-    y = y + kink(s, -weight[:, :, None] * centre)
-    return (y / scale[:, :, None] if payload is None else y) + spoil[:, :, None]
+    s, tau, scale, spoil = _scaled(s, tau)
+    y = rows(mode.degree, s, tau, s[:, :, None] if payload is None else payload)
+    return lax.optimization_barrier((y / scale[:, :, None] if payload is None else y) + spoil[:, :, None])
 
 
 def apply(
@@ -46,6 +51,17 @@ def apply(
     if payload is not None:
         payload = jnp.take_along_axis(payload, permutation[:, :, None], axis=1)
     return pick(_sorted_rows(s, payload, tau, mode), ranks)
+
+
+def transposed(
+    x: Keys, ranks: range, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y."""
+    assert mode.degree is not None
+    s, permutation = sort_with_permutation(x)
+    y = unpick(y, ranks, s.shape[-1])
+    s, tau, _, spoil = _scaled(s, tau)
+    return unsort(columns(mode.degree, s, tau, y) + spoil[:, :, None], permutation)
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:

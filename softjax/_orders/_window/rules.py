@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from .._linear import Operator
+from .._ties import kink
 from . import passes
-from .walk import Term, Window
+from .passes import Term, Window
 
 
 def _each(d: int, *arrays: Array) -> list[Array]:
@@ -77,7 +78,7 @@ class _Reach(Operator):
     end_to_end = True
 
     def run(self, s, tau):
-        return (passes.solve(self.m, s, tau),)
+        return (passes.solve(self.m, s, tau)[0],)
 
     def tangent(self, fixed, moving, dfixed, out):
         del moving
@@ -104,6 +105,23 @@ def _tangent_of(reference, fixed, dfixed):
 # every rule below is a total derivative.
 
 
+def _applied(m, s, v, reach, total):
+    """P v, b and e."""
+    d = v.shape[-1]
+    keys, wide, h = _each(d, s, reach, v)
+    terms = (
+        Term(m, relative=True),
+        Term(m - 1),
+        Term(m - 1, relative=True),
+        Term(m - 1, odd=True),
+        Term(m - 1, odd=True, relative=True),
+    )
+    out = passes.sums(terms, Window(keys, wide, False), jnp.ones_like(h), (jnp.zeros_like(h), h))
+    rise, slope, centre, lean, turn = (_together(d, a) for a in out)
+    b = centre / slope
+    return v + rise / total[..., None], b, m * (turn - b * lean) / total[..., None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows(Operator):
     """(s, tau, v) -> P v, R, Z = sum_j x^m, b = c - v_i, e = dy_i / ds_i at fixed s_j; P v alone has a tangent."""
@@ -113,21 +131,13 @@ class Rows(Operator):
     end_to_end = True
 
     def run(self, s, tau, v):
-        m, d = self.m, v.shape[-1]
-        reach = passes.solve(m, s, tau)
-        keys, wide, h = _each(d, s, reach, v)
-        terms = (
-            Term(m),
-            Term(m, relative=True),
-            Term(m - 1),
-            Term(m - 1, relative=True),
-            Term(m - 1, odd=True),
-            Term(m - 1, odd=True, relative=True),
-        )
-        out = passes.sums(terms, Window(keys, wide, False), jnp.ones_like(h), (jnp.zeros_like(h), h))
-        total, rise, slope, centre, lean, turn = (_together(d, a) for a in out)
-        b = centre / slope
-        return v + rise / total, reach, total[..., 0], b, m * (turn - b * lean) / total
+        reach, total = passes.solve(self.m, s, tau)
+        y, b, e = _applied(self.m, s, v, reach, total)
+        return y, reach, total, b, e
+
+    def shapes(self, *args):
+        s, _, v = args
+        return v, s, s, v, v
 
     def tangent(self, fixed, moving, dfixed, out):
         del moving
@@ -163,6 +173,9 @@ class _Tangent(_First):
         mean = (flow - m * (turn - b * lean)) / total[..., None]
         return (mean + e * ds[..., None] + f * (dtau / tau)[..., None],)
 
+    def shapes(self, *args):
+        return args[2:3]
+
     def transpose(self, fixed, cotangents):
         return _Cotangent(self.m)(*fixed, *cotangents)
 
@@ -190,6 +203,9 @@ class _Cotangent(_First):
         sbar = jnp.sum(w * e - m * _together(d, flux), -1)
         return sbar, jnp.sum(w * f, (-2, -1))[..., None] / tau, _together(d, vbar)
 
+    def shapes(self, *args):
+        return args[:3]
+
     def transpose(self, fixed, cotangents):
         return (_Tangent(self.m)(*fixed, *cotangents),)
 
@@ -200,3 +216,99 @@ class _Cotangent(_First):
             return jax.vjp(partial(_reference, self.m), s, tau, v)[1](*moving)
 
         return _tangent_of(reference, fixed, dfixed)
+
+
+def rows(m: int, s: Array, tau: Array, v: Array) -> Array:
+    """P v for keys s (b, n), ascending and NaN-free, tau (b, 1) and v (b, n, d)."""
+    y, reach, total, b, _ = Rows(m)(s, tau, v)
+    return y + kink(s, _tie(m, reach, total, b))
+
+
+def _tie(m, reach, total, b):
+    """What `kink` takes: a distance of 0 has the weight R^m / Z, and b is less the own payload, which ties share."""
+    return -(m * reach ** (m - 1) / total)[..., None] * b
+
+
+# ---------------------------------------------------------------- the transpose of P, and its first derivatives
+
+
+def columns(m: int, s: Array, tau: Array, w: Array) -> Array:
+    """P^T w."""
+    return Columns(m)(s, tau, w)[0]
+
+
+def _pulled(m, s, tau, w):
+    """P^T w by reverse mode, which is differentiable to every order."""
+    return jax.vjp(partial(rows, m, s, tau), jnp.zeros_like(w))[1](w)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns(Operator):
+    """(s, tau, w) -> P^T w, R, Z; P^T w alone has a tangent."""
+
+    m: int
+    fixed = 3
+    end_to_end = True
+
+    def run(self, s, tau, w):
+        reach, total = passes.solve(self.m, s, tau)
+        d = w.shape[-1]
+        keys, wide, g = _each(d, s, reach, w / total[..., None])
+        (out,) = passes.sums((Term(self.m),), Window(keys, wide, True), g)
+        return _together(d, out), reach, total
+
+    def shapes(self, *args):
+        s, _, w = args
+        return w, s, s
+
+    def tangent(self, fixed, moving, dfixed, out):
+        _, reach, total = out
+        change = _ColumnsTangent(self.m)(*fixed, reach, total, *dfixed)
+        return change, jnp.zeros_like(reach), jnp.zeros_like(total)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ColumnsTangent(Operator):
+    """(s, tau, w, R, Z | ds, dtau, dw) -> d(P^T w)."""
+
+    m: int
+    fixed = 5
+
+    def run(self, *args):
+        return (jax.jvp(partial(_pulled, self.m), args[:3], args[5:])[1],)
+
+    def shapes(self, *args):
+        return args[2:3]
+
+    def transpose(self, fixed, cotangents):
+        return _ColumnsCotangent(self.m)(*fixed, *cotangents)
+
+    def tangent(self, fixed, moving, dfixed, out):
+        first = lambda *fixed: jax.jvp(partial(_pulled, self.m), fixed, moving)[1]
+        return (_tangent_of(first, fixed[:3], dfixed[:3]),)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ColumnsCotangent(Operator):
+    """(s, tau, w, R, Z | g) -> cotangents (s, tau, w) of sum(g * P^T w), which is sum(w * P g)."""
+
+    m: int
+    fixed = 5
+    end_to_end = True
+
+    def run(self, s, tau, w, reach, total, g):
+        y, b, e = _applied(self.m, s, g, reach, total)
+        f = self.m * ((g - y) + b)
+        sbar, taubar, _ = _Cotangent(self.m).run(s, tau, g, reach, total, b, e, f, w)
+        (ties,) = jax.vjp(lambda s: kink(s, _tie(self.m, reach, total, b)), s)[1](w)
+        return sbar + ties, taubar, y
+
+    def shapes(self, *args):
+        return args[:3]
+
+    def transpose(self, fixed, cotangents):
+        return (_ColumnsTangent(self.m)(*fixed, *cotangents),)
+
+    def tangent(self, fixed, moving, dfixed, out):
+        first = lambda *fixed: jax.vjp(partial(_pulled, self.m), *fixed)[1](*moving)
+        return _tangent_of(first, fixed[:3], dfixed[:3])

@@ -1,79 +1,15 @@
-"""Sums over wide windows from tables of moments; the derivation is in `softjax._orders._window`.
+"""Sums over wide windows from tables of moments; the derivation is in `softjax._orders._window`."""
 
-One side only, own index i < j: sum over the j > i with x = t_i - z_j > 0 of x^p times a payload. The other side is
-the mirror image, and the sums of columns are those of rows with the parts of t and z exchanged.
-"""
-
-import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-BLOCK = 32
-
-
-class Point(NamedTuple):
-    """A place key + reach, kept apart so that a difference of places loses no digits; h is its relative payload.
-
-    A reach of None is 0.
-    """
-
-    key: Array
-    reach: Array | None
-    h: Array | None
-
-    def minus(self, other: "Point") -> Array:
-        difference = self.key - other.key
-        if self.reach is None or other.reach is None:
-            if self.reach is not None:
-                difference = difference + self.reach
-            return difference if other.reach is None else difference - other.reach
-        return difference + (self.reach - other.reach)
-
-
-class Moments(NamedTuple):
-    """a_q = sum_j (anchor - z_j)^q g_j and k_q = sum_j (anchor - z_j)^q (kappa_j + g_j (h_j - h_anchor)).
-
-    The anchor lies right of its elements: with g of one sign a_q never cancels, wherever it is moved to the right.
-    """
-
-    anchor: Point
-    a: list[Array]
-    k: list[Array] | None
-
-    def moved(self, to: Point) -> "Moments":
-        """The moments about an anchor further right."""
-        step, k = to.minus(self.anchor), None
-        if self.k is not None:
-            assert self.anchor.h is not None and to.h is not None
-            rise = self.anchor.h - to.h
-            k = _shifted([k + rise * a for k, a in zip(self.k, self.a, strict=True)], step)
-        return Moments(to, _shifted(self.a, step), k)
-
-    def plus(self, other: "Moments") -> "Moments":
-        """The moments of both, about this one's anchor."""
-        return Moments(self.anchor, *jax.tree.map(jnp.add, self[1:], other[1:]))
-
-    def packed(self) -> Array:
-        """One array that leads with all of them, so that they are read at once."""
-        return jnp.stack(jax.tree.leaves(self))
-
-    def unpacked(self, packed: Array) -> "Moments":
-        """What `packed` made of moments of this kind."""
-        return jax.tree.unflatten(jax.tree.structure(self), list(packed))
-
-
-def _shifted(moments: list[Array], step: Array) -> list[Array]:
-    """sum_l C(q, l) step^(q-l) moments_l for every q, by Horner's rule."""
-    out = []
-    for q in range(len(moments)):
-        value = moments[0]
-        for i in range(1, q + 1):
-            value = value * step + math.comb(q, i) * moments[i]
-        out.append(value)
-    return out
+from . import walk
+from .moments import Moments, OneSide, Point
+from .walk import BLOCK
 
 
 class Tables(NamedTuple):
@@ -90,6 +26,20 @@ class Tables(NamedTuple):
     suffix: Array
 
 
+def _packed(moments: Moments) -> Array:
+    """One array (numbers, ...) that holds all of them, so that they are read at once."""
+    sums = moments.sums
+    return jnp.concatenate([jnp.stack(jax.tree.leaves(moments.anchor)), sums.reshape(-1, *sums.shape[2:])])
+
+
+def _unpacked(packed: Array, like: Moments) -> Moments:
+    """What `_packed` made of moments of this kind."""
+    places, kind = jax.tree.flatten(like.anchor)
+    count = len(places)
+    anchor = jax.tree.unflatten(kind, list(packed[:count]))
+    return Moments(anchor, packed[count:].reshape(*like.sums.shape[:2], *packed.shape[1:]))
+
+
 def _read(packed: Array, index: Array) -> Array:
     """packed[:, index] of the dimensions after the first as one; the indices are known to be in range."""
     numbers = lax.GatherDimensionNumbers(offset_dims=(0,), collapsed_slice_dims=(1,), start_index_map=(1,))
@@ -98,27 +48,24 @@ def _read(packed: Array, index: Array) -> Array:
     return lax.optimization_barrier(lax.gather(flat, index[..., None], numbers, (flat.shape[0], 1), mode=mode))
 
 
-def in_blocks(z: Point, g: Array, kappa: Array | None, orders: int) -> Moments:
-    """Moments from the start of every element's block to the element, about the element."""
-    batch, size = z.key.shape
-    turned = lambda a: jnp.moveaxis(a.reshape(batch, size // BLOCK, BLOCK), 2, 0)
+def _in_blocks(z: Point, payload: Array, orders: int) -> Moments:
+    """Moments from the start of every element's block to the element, about the element; payload (1 or 2, b, N)."""
+    in_turn = lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], -1, BLOCK), -1, 0)
+    single = jnp.pad(payload[None], ((0, orders - 1), (0, 0), (0, 0), (0, 0)))
 
     def step(before, at):
-        point, g, kappa = at
-        _, a, k = before.moved(point)
-        new = Moments(point, [a[0] + g, *a[1:]], None if k is None else [k[0] + kappa, *k[1:]])
-        return new, new[1:]
+        new = before.moved(at[0]).plus(at[1])
+        return new, new.sums
 
-    given = jax.tree.map(turned, (z, g, kappa))
-    first = jax.tree.map(lambda a: a[0], given[0])
-    nothing = [jnp.zeros_like(first.key)] * orders
-    out = lax.scan(step, Moments(first, nothing, None if kappa is None else nothing), given)[1]
-    return Moments(z, *jax.tree.map(lambda a: jnp.moveaxis(a, 0, 2).reshape(batch, size), out))
+    given = jax.tree.map(in_turn, (z, single))
+    first = jax.tree.map(lambda a: a[0], given)
+    sums = lax.scan(step, Moments(first[0], jnp.zeros_like(first[1])), given)[1]
+    return Moments(z, jnp.moveaxis(sums, 0, -1).reshape(single.shape))
 
 
-def tables(blocks: Moments) -> Tables:
+def _tables(blocks: Moments) -> Tables:
     """The tables from the moments inside blocks."""
-    within = blocks.packed()
+    within = _packed(blocks)
     ends = within[:, :, BLOCK - 1 :: BLOCK]
     _, batch, size = ends.shape
     own = lax.broadcasted_iota(jnp.int32, (batch, size), 1)
@@ -127,13 +74,15 @@ def tables(blocks: Moments) -> Tables:
     def double(state, level):
         # A run of 2^(level + 1) blocks has two halves; one of them is to grow by the whole of the other.
         prefix, suffix = state
-        on_right = (own >> level) & 1 == 1
-        before = blocks.unpacked(_read(prefix, row + jnp.maximum((own >> level << level) - 1, 0)))
-        after = blocks.unpacked(_read(prefix, row + jnp.minimum(own | ((2 << level) - 1), size - 1)))
-        here = blocks.unpacked(prefix)
-        longer_prefix = here.plus(before.moved(here.anchor)).packed()
-        longer_suffix = after.plus(blocks.unpacked(suffix).moved(after.anchor)).packed()
-        on_right = on_right[None]
+        on_right = ((own >> level) & 1 == 1)[None]
+        read = lambda index: _unpacked(_read(prefix, row + index), blocks)
+        before, after = (
+            read(jnp.maximum((own >> level << level) - 1, 0)),
+            read(jnp.minimum(own | ((2 << level) - 1), size - 1)),
+        )
+        here = _unpacked(prefix, blocks)
+        longer_prefix = _packed(here.plus(before.moved(here.anchor)))
+        longer_suffix = _packed(after.plus(_unpacked(suffix, blocks).moved(after.anchor)))
         return (jnp.where(on_right, longer_prefix, prefix), jnp.where(on_right, suffix, longer_suffix)), state
 
     levels = max(1, (size - 1).bit_length())
@@ -146,11 +95,11 @@ def _window_ends(z: Point, t: Point) -> Array:
     n = z.key.shape[1]
     own = lax.broadcasted_iota(jnp.int32, z.key.shape, 1)
     row = lax.broadcasted_iota(jnp.int32, z.key.shape, 0) * n
-    places = Moments(z._replace(h=None), [], None)
-    packed = places.packed()
+    places, kind = jax.tree.flatten(z._replace(h=None))
+    packed = jnp.stack(places)
 
     def inside(j):
-        return t.minus(places.unpacked(_read(packed, row + jnp.minimum(j, n - 1))).anchor) > 0
+        return t.minus(jax.tree.unflatten(kind, list(_read(packed, row + jnp.minimum(j, n - 1))))) > 0
 
     def halve(_, bracket):
         low, high = bracket
@@ -168,7 +117,7 @@ def _window_ends(z: Point, t: Point) -> Array:
     return lax.fori_loop(0, steps + 1, halve, bracket)[0]
 
 
-def far(tables: Tables, t: Point) -> Moments:
+def _far(tables: Tables, t: Point) -> Array:
     """Moments about the targets t of what their windows hold beyond their own block."""
     blocks = tables.blocks
     batch, size = t.key.shape
@@ -179,14 +128,27 @@ def far(tables: Tables, t: Point) -> Moments:
     low, high = lax.broadcasted_iota(jnp.int32, (batch, size), 1) // BLOCK + 1, last // BLOCK - 1
     level = jnp.clip(31 - lax.clz(low ^ high), 0, levels - 1)
     run = (level * batch + row) * groups
-    total = None
-    for source, index, taken in (
+    parts = (
         (tables.within, row * size + last, low <= high + 1),
         (tables.suffix, run + jnp.minimum(low, groups - 1), low <= high),
         (tables.prefix, run + jnp.maximum(high, 0), low < high),
-    ):
-        part = blocks.unpacked(_read(source, index)).moved(t)
-        part = jax.tree.map(lambda a, taken=taken: jnp.where(taken, a, 0), part)
-        total = part if total is None else total.plus(part)
-    assert total is not None
-    return total
+    )
+    read = lambda source, index: _unpacked(_read(source, index), blocks).moved(t).sums
+    first, *others = (jnp.where(taken[None, None], read(source, index), 0) for source, index, taken in parts)
+    return sum(others, first)
+
+
+def one_side(side: OneSide, reach: Array, powers: Sequence[int]) -> Callable[[Array], list[list[Array]]]:
+    """Half-widths -> the sums of every power and kind. Of sums by columns the tables hold `reach`."""
+    n = side.key.shape[1]
+    whole = lambda a, mode="edge": jnp.pad(a, ((0, 0), (0, -n % BLOCK)), mode=mode)
+    relative = side.relative and (whole(side.relative[0], "constant"), whole(side.relative[1]))
+    side = side._replace(key=whole(side.key), g=whole(side.g, "constant"), relative=relative)
+    tables = _tables(_in_blocks(side.places(whole(reach))[0], jnp.stack(side.payload()), max(powers) + 1))
+
+    def read(reach):
+        reach = whole(reach)
+        near, far = walk.one_side(side, reach, powers, blocks=True), _far(tables, side.places(reach)[1])
+        return [[(a + b)[:, :n] for a, b in zip(near[i], far[p], strict=True)] for i, p in enumerate(powers)]
+
+    return read
