@@ -5,7 +5,7 @@
 
 Instructions are counted in the optimised program, those of fused computations and loops included. Seconds of tracing
 and compiling are processor time, of all threads; a first call's are wall time beyond `import jax` in a new process, the
-least of three. `make gate` holds the instructions of sorts and quantiles, the suite the programs of a first eager call.
+least of three. `make gate` holds the instructions, the suite the programs of a first eager call.
 """
 
 import subprocess

@@ -201,5 +201,5 @@ COMPILED = (
 )
 """Whose programs `perf/compiling.py` counts and times, long enough for every form of long rows."""
 
-GATE = (*_gated(), *(case for case in COMPILED if case.operator in ("sort", "quantile")))
+GATE = (*_gated(), *COMPILED)
 """What `make gate` compiles, forward and with its gradient, and counts."""
