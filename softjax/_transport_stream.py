@@ -49,12 +49,14 @@ def _blocks(problem: Problem, x: Float[Array, "batch n ..."]) -> Float[Array, "c
 def _scan(mode, level, anchors, scaled, payload, values):
     """`sweep` over blocks. Without a payload all keys count as 1, those that fill the last block up too."""
 
+    multiply = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+
     @partial(jax.checkpoint, prevent_cse=False)
     def add(total, part):
         scaled, payload = part
         p = project(mode, logits(level, scaled, anchors))
-        out = None if values is None else _matmul(jnp.swapaxes(p, 1, 2), values)
-        return total + (jnp.sum(p, axis=2, keepdims=True) if payload is None else _matmul(p, payload)), out
+        out = None if values is None else multiply(jnp.swapaxes(p, 1, 2), values)
+        return total + (jnp.sum(p, axis=2, keepdims=True) if payload is None else multiply(p, payload)), out
 
     width = 1 if payload is None else payload.shape[-1]
     empty, *_ = vary_alike((jnp.zeros((*level.shape, width), level.dtype), level, scaled))
@@ -85,13 +87,6 @@ def _scaled_blocks(problem: Problem) -> tuple[Array, Array | None]:
     scaled = _blocks(problem, scaled_keys(problem))
     full = scaled.shape[0] * scaled.shape[2] == problem.y.shape[1]
     return scaled, None if full else _blocks(problem, jnp.ones_like(problem.y)[:, :, None])
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    """a @ b to full precision; one column is a sum, which XLA fuses with what makes a."""
-    if b.shape[-1] == 1:
-        return jnp.sum(a * jnp.swapaxes(b, 1, 2), axis=2, keepdims=True)
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
 def received(mode: Mode, problem: Problem) -> Callable[[Potentials], Potentials]:
