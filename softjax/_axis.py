@@ -91,7 +91,8 @@ def refuse_symbol(n: Any) -> NoReturn:
     """The error of whatever cannot take a symbolic n."""
     raise NotImplementedError(
         f"The length along `axis` (={n}) must be a number for this operator, method and implementation: export with a "
-        "fixed length (a symbolic batch is fine), or use implementation='dense', which sorts and ranks a symbolic one."
+        "fixed length (a symbolic batch is fine), or use method='softsort' with implementation='dense', which sorts "
+        "and ranks a symbolic one."
     )
 
 

@@ -388,9 +388,13 @@ def _ranking(a: ArrayLike, axis: int | None, descending: bool, softening: Soften
 @partial(jax.jit, inline=True)
 def _hard_ranking(x: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
     """Average zero-based ranks: elements before, plus half of the others that are equal."""
-    s = jnp.sort(x, axis=-1)
-    search: Callable[..., Array] = jax.vmap(jnp.searchsorted, in_axes=(0, 0))
-    before = search(s, x)
-    through = jax.vmap(lambda row, v: jnp.searchsorted(row, v, side="right"))(s, x)
+    if isinstance(x.shape[-1], int):
+        s = jnp.sort(x, axis=-1)
+        search: Callable[..., Array] = jax.vmap(jnp.searchsorted, in_axes=(0, 0))
+        before = search(s, x)
+        through = jax.vmap(lambda row, v: jnp.searchsorted(row, v, side="right"))(s, x)
+    else:  # a search takes steps that no symbol counts
+        before = jnp.sum(x[:, None, :] < x[:, :, None], axis=-1)
+        through = jnp.sum(x[:, None, :] <= x[:, :, None], axis=-1)
     average = (before + through - 1).astype(x.dtype) / 2
     return jnp.where(jnp.any(jnp.isnan(x), axis=-1, keepdims=True), jnp.full_like(x, jnp.nan), average)

@@ -227,6 +227,8 @@ SYMBOLIC = {
     "sort dense c1": lambda x: sj.sort(x, mode="c1", implementation="dense"),
     "sort_st": lambda x: sj.sort_st(x, implementation="dense"),
     "rank": lambda x: sj.rank(x),
+    "rank hard": lambda x: sj.rank(jnp.round(x), mode="hard"),
+    "ranking_st": lambda x: sj.ranking_st(x),
 }
 
 
@@ -246,6 +248,7 @@ REFUSED = {
     "sort c1": lambda x: sj.sort(x, mode="c1"),
     "sort neuralsort": lambda x: sj.sort(x, method="neuralsort"),
     "rank ot": lambda x: sj.rank(x, method="ot"),
+    "sort neuralsort dense": lambda x: sj.sort(x, method="neuralsort", implementation="dense"),
     "mask": lambda x: sj.top_k_mask(x, 1.0),
     "soft_permutation": lambda x: jax.tree.leaves(sj.soft_permutation(x)),
 }
@@ -255,5 +258,5 @@ REFUSED = {
 def test_a_symbolic_row_length_is_refused_by_name(name):
     """One message, that says what to do."""
     shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("2, n"), jnp.float32)
-    with pytest.raises(NotImplementedError, match=r"length along `axis` \(=n\) must be a number.*fixed length"):
+    with pytest.raises(NotImplementedError, match=r"length along `axis` \(=n\) must be.*fixed length.*'softsort'"):
         jax.export.export(jax.jit(REFUSED[name]))(shape)
