@@ -298,10 +298,7 @@ def potentials(mode: Mode, problem: Problem) -> tuple[Potentials, SolverInfo]:
     rounds = sinkhorn_rounds(mode)
     first = lax.fori_loop(0, rounds, lambda _, psi: sinkhorn(psi, jnp.sum(at(psi), axis=2), mass), start(problem))
 
-    def solve(_, h, rhs, damping):
-        return lax.cond(jnp.any(rhs != 0), lambda: _solve(h, rhs, damping), lambda: rhs)
-
-    psi, info = newton(problem, evaluate, solve, 0, first)
+    psi, info = newton(problem, evaluate, lambda _, h, rhs, damping: _solve(h, rhs, damping), 0, first)
     return psi, info._replace(iterations=info.iterations + rounds)
 
 
