@@ -60,13 +60,14 @@ def primitives(jaxpr):
 
 @pytest.mark.parametrize("name", ["relu", "sort", "argtop_k", "ranking", "median", "greater"])
 def test_jaxpr_has_no_soft_operator(name):
-    """The same on the jaxpr: a wrapper and the hard operator's primitives, nothing exponential."""
+    """The same on the jaxpr: a wrapper and the hard operator's primitives, none of the soft one's own."""
     x = jnp.asarray(X)
     straight = primitives(jax.make_jaxpr(lambda x: call(name, x, "_st"))(x).jaxpr)
     hard = primitives(jax.make_jaxpr(lambda x: call(name, x, mode="hard"))(x).jaxpr)
     soft = primitives(jax.make_jaxpr(lambda x: call(name, x))(x).jaxpr)
-    assert straight - hard <= {"custom_jvp_call", "custom_vjp_call", "pjit", "jit", "closed_call", "core_call"}
-    assert {"exp", "logistic"} & soft and not {"exp", "logistic"} & straight
+    wrappers = {"custom_jvp_call", "custom_vjp_call", "pjit", "jit", "closed_call", "core_call"}
+    assert straight - hard <= wrappers
+    assert soft - hard - wrappers, "the comparison cannot fail"
 
 
 @pytest.mark.parametrize("name", NAMES)
