@@ -111,7 +111,8 @@ def main(arguments: Sequence[str], cases: Sequence[Case] = GATE, bands: Sequence
         return int(options.strict or not (options.words or bands_hold(bands)))
     now = figures.measure(chosen)
     if options.update:
-        file.write(baseline | {compiler: (baseline.get(compiler, {}) if options.words else {}) | now})
+        merged = (baseline.get(compiler, {}) if options.words else {}) | now
+        file.write(baseline | {compiler: {case.key: merged[case.key] for case in cases if case.key in merged}})
         print(f"{options.baseline.name} has {len(now)} cases of {compiler}.")
         return 0
     if options.twice:

@@ -186,6 +186,7 @@ def _gated() -> tuple[Case, ...]:
     whole = [Case(*c, shape, mode) for c in product(("sort", "rank"), METHODS) for mode in ("smooth", "c1")]
     softsort = [Case(name, "softsort", shape) for name in ("top_k", "quantile", "max", "mask", "argsort")]
     softsort += [Case(name, "softsort", shape, "c1") for name in ("top_k", "quantile", "mask")]
+    softsort += [Case("sort", "softsort", (2, 2_048), "c1")]  # with wide windows
     neuralsort = [Case(name, "neuralsort", shape) for name in ("top_k", "quantile", "max", "argsort")]
     ot = [Case(name, "ot", shape) for name in ("top_k", "quantile", "max", "mask", "argsort")]
     ot += [Case(name, "ot", shape, "c1") for name in ("top_k", "mask")]

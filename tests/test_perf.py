@@ -7,6 +7,7 @@ from pathlib import Path
 
 import bars
 import compiling
+import gate
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,14 @@ def test_soft_operator_tends_to_its_yardstick(name):
 def test_every_case_is_there_once(cases):
     """A key names one case."""
     assert len({case.key for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize("case", shapes.COMPILED, ids=lambda case: case.key)
+def test_programs_are_as_short_as_promised(case):
+    """What the gate holds programs to is no more than the goals."""
+    for compiler, found in json.loads(gate.BASELINE.read_text()).items():
+        most, _ = compiling.goals(case)
+        assert found[case.key]["gradient"]["instructions"] <= most, compiler
 
 
 @pytest.mark.parametrize(("name", "most"), [("sort", 8), ("median", 17), ("rank", 8)])

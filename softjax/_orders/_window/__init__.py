@@ -17,9 +17,9 @@ are an interval too. There are three ways to sum over them:
 
 - Narrow windows are walked along the diagonals in tiles, element by element, until no window of the tile reaches
   further (`walk.py`).
-- In wide windows (more than `passes.LIMITS.walked` elements to one side) x_ij = t_i - z_j is a polynomial, with targets
-  t and places z: t = s + R and z = s for rows, t = s and z = s - R for columns. So moments of the z_j serve. On a CPU
-  the windows slide over the elements one by one (`sliding.py`).
+- In wide windows of long rows (more than `passes.LIMITS.walked` elements to one side, of more than `passes.LIMITS.row`)
+  x_ij = t_i - z_j is a polynomial, with targets t and places z: t = s + R and z = s for rows, t = s and z = s - R for
+  columns. So moments of the z_j serve. On a CPU the windows slide over the elements one by one (`sliding.py`).
 - Elsewhere they are cut at blocks of 32 elements (`table.py`). The own block is walked; beyond it serve moments of the
   last, partial block from its start to every element, and those of the whole blocks between from a disjoint sparse
   table, which splits blocks low..high into a suffix and a prefix of two runs of 2^level blocks, level the highest bit
