@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ._modes import HALF_WIDTH, Mode, step
+from ._slope import with_slope_of
 
 _SWITCH = 0.25
 
@@ -29,8 +30,11 @@ def staircase(mode: Mode, a: Array, tau: Array, *, scale: float, radius: int | N
     x = a * scale
     finite = jnp.isfinite(x)
     nearest = lax.stop_gradient(jnp.round(x))
-    u = jnp.where(finite, x - nearest, jnp.zeros_like(x))
-    return jnp.where(finite, (nearest + _fraction(mode, u, tau, radius)) / scale, a)
+    # Differentiated in the unit of a: a cotangent divided by a scale of 1e37 would underflow.
+    u = jnp.where(finite, with_slope_of(a, x - nearest), jnp.zeros_like(x))
+    tau = with_slope_of(tau / scale, tau)
+    fraction = _fraction(mode, u, tau, radius)
+    return jnp.where(finite, with_slope_of(fraction, (nearest + fraction) / scale), a)
 
 
 def _fraction(mode: Mode, u: Array, tau: Array, radius: int | None) -> Array:

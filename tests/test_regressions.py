@@ -115,6 +115,17 @@ def test_round_far_from_zero():
     assert np.isfinite(jax.grad(lambda x: sj.round(x).sum())(x)).all()
 
 
+@pytest.mark.parametrize("mode", SOFT_MODES)
+@pytest.mark.parametrize("decimals", [-37, -3, 5, 37])
+def test_round_differentiates_alike_at_any_decimals(decimals, mode):
+    """At 37 decimals a cotangent that is divided by their power of ten has no digits left."""
+    gradient = jax.grad(lambda x, soft, n: sj.round(x, n, mode=mode, softness=soft), (0, 1))
+    slope, slower = gradient(jnp.float32(0.3 * 10.0**-decimals), jnp.float32(0.1), decimals)
+    wanted, wanted_slower = gradient(jnp.float32(0.3), jnp.float32(0.1), 0)
+    np.testing.assert_allclose(slope, wanted, rtol=1e-5)
+    np.testing.assert_allclose(float(slower) * 10.0**decimals, wanted_slower, rtol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
 @pytest.mark.parametrize("name", ["top_k", "max", "median"])
 def test_ot_gradients_in_float32_at_2048(name, mode):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .._slope import with_slope_of
 from .._types import Float
 from ._base import Keys, PerRow
 
@@ -37,7 +38,7 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
         # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
         lift = jnp.where(top > _limit(x.dtype), jnp.full_like(top, _LIFT), jnp.ones_like(top))
         lift, top = lax.optimization_barrier((lift, top))
-        finite = _with_slope_one(x / lift, x)
+        finite = with_slope_of(x, x / lift)
         soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[..., 0]
         soft = lax.optimization_barrier(soft)
         return Prepared(
@@ -51,7 +52,7 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
 def restored(soft: Float[Array, "batch r"], prepared: Prepared) -> Float[Array, "batch r"]:
     """Soft values of `prepared.finite` as soft values of the input."""
     fixed, most = lax.stop_gradient(soft), float(jnp.finfo(soft.dtype).max)
-    lifted = _with_slope_one(jnp.clip(fixed * prepared.lift, -most, most), soft)
+    lifted = with_slope_of(soft, jnp.clip(fixed * prepared.lift, -most, most))
     if prepared.standard is not None:
         return lifted
     size = jnp.abs(fixed)
@@ -92,15 +93,6 @@ def _limit(dtype) -> float:
     return float(jnp.finfo(dtype).max) / 256
 
 
-@jax.custom_jvp
-def _with_slope_one(value: Keys, x: Keys) -> Keys:
-    """`value`, differentiated as x."""
-    return value
-
-
-_with_slope_one.defjvps(None, lambda change, value, *_: change)
-
-
 def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
     """x with elements beyond `_limit` at nearer places, the largest of the others, the factor, and the bound beyond
     which a soft value can only stem from an infinity.
@@ -119,7 +111,7 @@ def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Ke
     place = jnp.where(fits, most / 2.0**42, jnp.minimum(3 * largest + 1000 * tau, most / 8))
     bound = jnp.where(jnp.isinf(top), largest + (place - largest) / (4 * x.shape[-1]), most)
     largest, scale, bound, place = lax.optimization_barrier((largest, scale, bound, place))
-    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, _with_slope_one(x * scale, x))
+    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, with_slope_of(x, x * scale))
     return jnp.where(far, moved, x), largest, 1 / scale, bound
 
 
