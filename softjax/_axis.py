@@ -31,6 +31,19 @@ def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Neighbouring ranks, from start to stop - 1, of rows of symbolic length: no `range` has symbols."""
+
+    start: Any
+    stop: Any
+
+
+def neighbours(start: Any, stop: Any) -> range | Span:
+    """The ranks from start to stop - 1."""
+    return range(start, stop) if isinstance(start, int) and isinstance(stop, int) else Span(start, stop)
+
+
+@dataclass(frozen=True)
 class Layout:
     """How an array of `shape` becomes rows along `axes`, and how results find their way back.
 
@@ -47,17 +60,6 @@ class Layout:
     @property
     def n(self) -> int:
         return math.prod(self.shape[i] for i in self.axes)
-
-    @property
-    def known_n(self) -> int:
-        """n for what has to be written out rank by rank, which a symbolic n does not allow."""
-        if not isinstance(self.n, int):
-            refuse_symbol(self.n)
-        return self.n
-
-    def ranks(self, start: int, stop: int) -> range | Array:
-        """Neighbouring ranks: an array where n is symbolic, of which no range is made."""
-        return range(start, stop) if isinstance(self.n, int) else jnp.arange(start, stop)
 
     def rows(self, x: Array) -> Float[Array, "*batch n"]:
         """x with the softened axes last and flattened."""
@@ -90,9 +92,8 @@ class Layout:
 def refuse_symbol(n: Any) -> NoReturn:
     """The error of whatever cannot take a symbolic n."""
     raise NotImplementedError(
-        f"The length along `axis` (={n}) must be a number for this operator, method and implementation: export with a "
-        "fixed length (a symbolic batch is fine), or use method='softsort' with implementation='dense', which sorts "
-        "and ranks a symbolic one."
+        f"The length along `axis` (={n}) must be a number for this: kernels by name and slices of a soft permutation "
+        "take no symbolic one. Export with a fixed length (a symbolic batch is fine), or leave `implementation` None."
     )
 
 

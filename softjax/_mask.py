@@ -1,5 +1,6 @@
 """Soft top-k masks: how much of each element belongs to the k largest, the sum of P's last k rows."""
 
+import math
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -71,7 +72,7 @@ def bottom_k_mask(
 def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softening: Softening, sign: int) -> Array:
     x, layout = layout_along(_check.real("operand", operand), axis)
     soft = enter(sign * x, layout, softening, index=False)
-    size = _check.between("k", k, 0, layout.known_n)
+    size = _check.between("k", k, 0, layout.n if isinstance(layout.n, int) else math.inf)
     per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
     wanted = jnp.broadcast_to(per_row, layout.batch_shape)
     if not _check.is_concrete(k):  # a NaN makes its row NaN: a softness of NaN does, in every form

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from . import _check
-from ._axis import layout_along
+from ._axis import layout_along, neighbours
 from ._soft_rows import Softening, enter
 
 
@@ -48,7 +48,7 @@ def sort_together(
         moved = [jnp.take_along_axis(column, order[..., None], axis=layout.axes[0]) for column in columns]
     else:
         payload = [soft.finite[..., None], *(_by_column(layout.rows, column.astype(wide)) for column in columns[1:])]
-        y = soft.apply(layout.ranks(0, layout.n), jnp.concatenate(payload, axis=-1), gated_grad)
+        y = soft.apply(neighbours(0, layout.n), jnp.concatenate(payload, axis=-1), gated_grad)
         sorted_keys, *others = jnp.split(y, np.cumsum([p.shape[-1] for p in payload])[:-1], axis=-1)
         sorted_rows = [soft.with_infinities(sorted_keys[..., 0])[..., None], *others]
         moved = [_by_column(layout.along, r[..., ::-1, :] if descending else r) for r in sorted_rows]

@@ -15,7 +15,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import layout_along
+from ._axis import Span, layout_along, neighbours, refuse_symbol
+from ._orders._base import count
 from ._soft_rows import Softening, SoftRows, enter
 from ._transport import SolverInfo
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
@@ -40,7 +41,7 @@ class SoftPermutation:
 
     keys: Float[Array, "*batch n"]
     softness: Float[Array, "*batch"]
-    ranks: range
+    ranks: range | Span
     mode: ModeName
     method: MethodName
     standardize: bool | None
@@ -51,7 +52,7 @@ class SoftPermutation:
     @property
     def shape(self) -> tuple[int, ...]:
         """(..., r, n): the keys' batch axes, the ranks, the elements."""
-        return (*self.keys.shape[:-1], len(self.ranks), self.keys.shape[-1])
+        return (*self.keys.shape[:-1], count(self.ranks), self.keys.shape[-1])
 
     @property
     def ndim(self) -> int:
@@ -69,7 +70,7 @@ class SoftPermutation:
         return Transposed(self)
 
     def __len__(self) -> int:
-        return len(self.ranks)
+        return len(self._known)
 
     def __iter__(self) -> Iterator[SoftIndex]:
         """The rows of `todense()`."""
@@ -80,7 +81,7 @@ class SoftPermutation:
 
     def __getitem__(self, key: Any) -> "SoftPermutation | SoftIndex":
         if isinstance(key, slice):
-            ranks = self.ranks[key]
+            ranks = self._known[key]
             if len(ranks) == 0 or (len(ranks) > 1 and abs(ranks.step) != 1):
                 _check.wrong("key", key, f"a slice of step 1 or -1 that keeps some of the {len(self)} ranks")
             return replace(self, ranks=ranks)
@@ -88,7 +89,7 @@ class SoftPermutation:
             i = _check.integer("key", key, -len(self), len(self) - 1, why=", the ranks there are")
         except ValueError as error:  # what loops and converters expect past the end
             raise IndexError(str(error)) from None
-        return replace(self, ranks=range(self.ranks[i], self.ranks[i] + 1)).todense()[..., 0, :]
+        return replace(self, ranks=range(self._known[i], self._known[i] + 1)).todense()[..., 0, :]
 
     def __matmul__(self, y: "ArrayLike | SoftPermutation | Transposed") -> Array:
         return self._applied(y, transposed=False)
@@ -107,13 +108,20 @@ class SoftPermutation:
         return soft.solver_info(self._ascending)
 
     @property
-    def _ascending(self) -> range:
+    def _known(self) -> range:
+        """`ranks`, to pick some of them."""
+        return self.ranks if isinstance(self.ranks, range) else refuse_symbol(self.shape[-1])
+
+    @property
+    def _ascending(self) -> range | Span:
+        if isinstance(self.ranks, Span):
+            return self.ranks
         first, last = sorted((self.ranks[0], self.ranks[-1]))
         return range(first, last + 1)
 
     def _in_order(self, rows: Array) -> Array:
         """From ascending ranks to those of `ranks`, and back."""
-        return rows if self.ranks[-1] >= self.ranks[0] else rows[..., ::-1, :]
+        return rows if isinstance(self.ranks, Span) or self.ranks[-1] >= self.ranks[0] else rows[..., ::-1, :]
 
     def _soft(self, keys: Array, softness: Array, *, index: bool = False) -> SoftRows:
         softening = Softening(softness, self.mode, self.method, self.standardize, self.implementation)
@@ -231,4 +239,4 @@ def soft_permutation(
     softening = Softening(softness, mode, method, standardize, implementation)
     soft = enter(x, layout, softening, index=False)
     tau = layout.softness(softness, soft.tau.dtype, hard=soft.mode is None)
-    return SoftPermutation(keys, tau, range(layout.known_n), mode, method, standardize, implementation)
+    return SoftPermutation(keys, tau, neighbours(0, layout.n), mode, method, standardize, implementation)

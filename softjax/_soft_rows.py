@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import _check, _dispatch
-from ._axis import Layout, over_rows, placed_as_rows, refuse_symbol
+from ._axis import Layout, neighbours, over_rows, placed_as_rows, refuse_symbol
 from ._modes import MODES, Mode
 from ._orders import ORDERS, Order
 from ._orders._base import Forms, Ranks, multiply
@@ -149,8 +149,6 @@ class SoftRows:
 
     def _extremes(self, form: Callable, ranks: Ranks, payload: Array) -> Array:
         """What a payload's infinities and NaN add to a form of its finite part."""
-        if not isinstance(ranks, range):
-            refuse_symbol(self.n)
         return _call(ExtremesOf(form), self._soft(), ranks, self.keys, payload, self.tau)
 
     def mask(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
@@ -163,9 +161,9 @@ class SoftRows:
             mask = over_rows(_unsort, jnp.argsort(self.x, axis=-1, descending=True), weights)
             bad = jnp.any(jnp.isnan(self.x), axis=-1)
             return mask + spoiled(jnp.where(bad, -1, jnp.ones_like(self.tau)))[..., None]
-        return self._transpose_finite(range(self.n), weights[..., ::-1, None])[..., 0]
+        return self._transpose_finite(neighbours(0, self.n), weights[..., ::-1, None])[..., 0]
 
-    def solver_info(self, ranks: range) -> SolverInfo:
+    def solver_info(self, ranks: Ranks) -> SolverInfo:
         """The report of the solver behind these rows."""
         if self.order.info is None or self.mode is None:
             able = ", ".join(repr(name) for name, order in ORDERS.items() if order.info is not None)

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_along, layout_reduced, over_rows
+from ._axis import Layout, layout_along, layout_reduced, neighbours, over_rows
 from ._orders._base import Ranks
 from ._payload import is_several, sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
@@ -55,7 +55,7 @@ def argsort(
     if soft.mode is None:
         order = jnp.argsort(x, axis=layout.axes[0], stable=stable, descending=descending)
         return one_hot(order, layout.n, x.dtype)
-    p = soft.rows(layout.ranks(0, layout.n))
+    p = soft.rows(neighbours(0, layout.n))
     return layout.along_index(p[..., ::-1, :] if descending else p)
 
 
@@ -100,12 +100,12 @@ def sort(
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
         return jnp.sort(x, axis=layout.axes[0], stable=stable, descending=descending)
-    y = soft.values(layout.ranks(0, layout.n), gated_grad)
+    y = soft.values(neighbours(0, layout.n), gated_grad)
     return layout.along(y[..., ::-1] if descending else y)
 
 
 def _end(layout: Layout, largest: bool) -> Ranks:
-    return layout.ranks(layout.n - 1, layout.n) if largest else layout.ranks(0, 1)
+    return neighbours(layout.n - 1, layout.n) if largest else neighbours(0, 1)
 
 
 def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Softening, largest: bool) -> SoftIndex:
@@ -241,12 +241,8 @@ def _top(operand: ArrayLike, k: int, axis: int | None, softening: Softening) -> 
     if not _check.is_concrete(k):
         remedy = "name it in `static_argnames` of jax.jit, or use `top_k_mask`, which takes a traced one"
         raise TypeError(f"`k` (={k!r}) must be a static integer: {remedy}.")
-    k = _check.integer("k", k, 1, layout.known_n, why=", the number of elements along `axis`")
+    k = _check.integer("k", k, 1, layout.n, why=", the number of elements along `axis`")
     return x, layout, k, enter(x, layout, softening, index=True)
-
-
-def _top_ranks(n: int, k: int) -> range:
-    return range(n - k, n)
 
 
 def _hard_top_k(x: Array, layout: Layout, k: int) -> tuple[Array, Array]:
@@ -278,7 +274,7 @@ def argtop_k(
     x, layout, k, soft = _top(operand, k, axis, softening)
     if soft.mode is None:
         return _hard_top_k(x, layout, k)[1]
-    return layout.along_index(soft.rows(_top_ranks(soft.n, k))[..., ::-1, :])
+    return layout.along_index(soft.rows(neighbours(soft.n - k, soft.n))[..., ::-1, :])
 
 
 def top_k(
@@ -317,7 +313,7 @@ def top_k(
     x, layout, k, soft = _top(operand, k, axis, softening)
     if soft.mode is None:
         return _hard_top_k(x, layout, k)
-    ranks = _top_ranks(soft.n, k)
+    ranks = neighbours(soft.n - k, soft.n)
     values, rows = soft.values_and_rows(ranks, gated_grad)
     return layout.along(values[..., ::-1]), layout.along_index(rows[..., ::-1, :])
 

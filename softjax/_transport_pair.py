@@ -57,7 +57,7 @@ def shift(mode: Mode, margin: Keys, k: PerRow) -> tuple[PerRow, SolverInfo]:
     """c with sum_i share(margin_i + c) = k, by Newton's method inside a bracket that halves where Newton leaves it."""
     share = SHARES[mode.degree]
     n = margin.shape[-1]
-    limit = 1.0 if mode.degree is not None else 20.0 + math.log(n)
+    limit = 1.0 if mode.degree is not None else 20.0 + math.log(2**31)  # n is less
     goal = 4 * jnp.finfo(margin.dtype).eps * jnp.maximum(k, 1)
     solvable = (k > 0) & (k < n)
 

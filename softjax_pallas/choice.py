@@ -66,6 +66,8 @@ def _refusal(
         return f"kernels need JAX >= {'.'.join(map(str, OLDEST_JAX))}, this is {jax.__version__}"
     if (found := tuning.rule(order, platform, kind)) is None:
         return f"no kernel is chosen for method {order!r} on {platform}"
+    if not isinstance(x.shape[1], int):
+        return "the length of rows is symbolic"
     if op in ("rows", "apply", "transposed") and not isinstance(arguments[1], range):
         return "ranks are traced"
     if jnp.dtype(x.dtype) != jnp.float32:

@@ -1,7 +1,7 @@
 """What a method of soft ordering provides.
 
 A method defines the soft permutation P of keys (batch, n): row r (0 = smallest) is a distribution over the
-elements. `ranks` is a range of step 1, or a 1-D array of ranks in multiples of `rank_step`.
+elements. `ranks` is a range of step 1, the like with symbols, or a 1-D array of ranks in multiples of `rank_step`.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .._axis import Span
 from .._modes import Mode
 from .._transport import SolverInfo
 from .._types import Float
 
-Ranks = range | jax.Array
+Ranks = range | Span | jax.Array
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]
 
@@ -113,7 +114,19 @@ def always(n: int, ranks: Ranks) -> bool:
 
 def as_array(ranks: Ranks, dtype) -> jax.Array:
     """The ranks as a 1-D array."""
-    return jnp.arange(ranks.start, ranks.stop, dtype=dtype) if isinstance(ranks, range) else ranks.astype(dtype)
+    return ranks.astype(dtype) if isinstance(ranks, jax.Array) else jnp.arange(ranks.start, ranks.stop, dtype=dtype)
+
+
+def count(ranks: Ranks) -> Any:
+    """How many ranks; a symbol, perhaps."""
+    if isinstance(ranks, range):
+        return len(ranks)
+    return ranks.shape[0] if isinstance(ranks, jax.Array) else ranks.stop - ranks.start
+
+
+def at_most(few: int, number: Any) -> bool:
+    """Is it known to be so few? A symbol may be any number."""
+    return isinstance(number, int) and number <= few
 
 
 def multiply(rows: Float[Array, "batch r n"], payload: Float[Array, "batch n d"]) -> Float[Array, "batch r d"]:

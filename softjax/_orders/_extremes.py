@@ -6,6 +6,7 @@ added behind: an infinity where it has a positive weight, which the form of indi
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ class ExtremesOf:
 
     form: Callable
 
-    def __call__(self, x: Keys, ranks: range, payload: Array, tau: PerRow, mode: Mode) -> Array:
+    def __call__(self, x: Keys, ranks: Ranks, payload: Array, tau: PerRow, mode: Mode) -> Array:
         return _Extremes(self.form, mode, ranks, payload.shape[-2])(x, tau, payload)
 
 
@@ -75,7 +76,7 @@ class _Extremes(Operator):
 
     form: Callable
     mode: Mode
-    ranks: range
+    ranks: Any
     size: int
     fixed = 2
 

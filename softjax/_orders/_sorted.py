@@ -82,14 +82,14 @@ def _unsort_row(y: Float[Array, "n *d"], permutation: Int[Array, " n"]) -> Float
 
 def pick(y: Array, ranks: Ranks, axis: int = 1) -> Array:
     """The ranks of y along `axis`."""
-    if isinstance(ranks, range):
-        return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=axis)
-    return jnp.take(y, ranks.astype(int), axis=axis)
+    if isinstance(ranks, jax.Array):
+        return jnp.take(y, ranks.astype(int), axis=axis)
+    return lax.slice_in_dim(y, ranks.start, ranks.stop, axis=axis)
 
 
 def unpick(y: Float[Array, "batch r d"], ranks: Ranks, n: int) -> Float[Array, "batch n d"]:
-    """The transpose of `pick` for a range: values of the ranks where they belong, zero elsewhere."""
-    assert isinstance(ranks, range)
+    """The transpose of `pick` for neighbours: values of the ranks where they belong, zero elsewhere."""
+    assert not isinstance(ranks, jax.Array)
     return jnp.pad(y, ((0, 0), (ranks.start, n - ranks.stop), (0, 0)))
 
 

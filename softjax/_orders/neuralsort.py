@@ -11,6 +11,7 @@ have terms of one sign: no cancellation, whatever n and the keys' offset.
 import jax.numpy as jnp
 from jax import Array, lax
 
+from .._axis import neighbours
 from .._modes import Mode
 from .._types import Float
 from ._base import Forms, Keys, PerRow, Ranks, always, applied, as_array
@@ -27,9 +28,7 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
 
 def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P for ascending keys s, in their order."""
-    batch, n = s.shape
-    if n == 1:
-        return jnp.ones((batch, len(ranks), 1), s.dtype) + spoiled(tau)[:, None, None]
+    n = s.shape[-1]
     scale = tau[:, None, None]
     r = as_array(ranks, s.dtype)[:, None]
     j = jnp.arange(n - 1, dtype=s.dtype)[None, :]
@@ -37,11 +36,10 @@ def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, 
     gap = jnp.minimum((s[:, 1:] - s[:, :-1])[:, None, :], mode.reach * scale) / scale
     steps = (2 * r - 2 * j - 1)[None] * gap
     zero = jnp.zeros_like(steps)
-    start = jnp.zeros((batch, len(ranks), 1), s.dtype)
-    right = jnp.cumsum(jnp.where((j >= jnp.floor(r))[None], steps, zero), axis=-1)
-    left = jnp.cumsum(jnp.where((j < jnp.floor(r))[None], steps, zero)[..., ::-1], axis=-1)[..., ::-1]
-    logits = jnp.concatenate([start, right], axis=-1) - jnp.concatenate([left, start], axis=-1)
-    p = mode.project(jnp.maximum(logits, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
+    before, behind = (((0, 0), (0, 0), end) for end in ((1, 0), (0, 1)))
+    right = lax.cumsum(jnp.pad(jnp.where((j >= jnp.floor(r))[None], steps, zero), before), axis=2)
+    left = lax.cumsum(jnp.pad(jnp.where((j < jnp.floor(r))[None], steps, zero), behind), axis=2, reverse=True)
+    p = mode.project(jnp.maximum(right - left, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
     return p + spoiled(tau)[:, None, None]
 
 
@@ -56,7 +54,7 @@ def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    p = rows(x, range(x.shape[-1]), tau, mode)
+    p = rows(x, neighbours(0, x.shape[-1]), tau, mode)
     weighted: Array = jnp.einsum("brn,r->bn", p, positions, precision=lax.Precision.HIGHEST)
     return weighted / jnp.sum(p, axis=1)
 

@@ -11,7 +11,7 @@ from .._types import Float
 from . import neuralsort
 from ._band import rules
 from ._band.walk import weights
-from ._base import Forms, Keys, PerRow, Ranks
+from ._base import Forms, Keys, PerRow, Ranks, at_most, count
 from ._keys import knots
 from ._sorted import pick, sort_with_permutation, unpick, unsort
 
@@ -20,9 +20,8 @@ _FEW = 16
 
 
 def writes(n: int, ranks: Ranks) -> bool:
-    """Are these few?"""
-    del n
-    return len(ranks) <= _FEW
+    """Are these few, or rows of a length that no walk knows?"""
+    return at_most(_FEW, count(ranks)) or not isinstance(n, int)
 
 
 def apply(
@@ -54,6 +53,8 @@ def transposed(
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
+    if not isinstance(x.shape[-1], int):
+        return neuralsort.rank(x, tau, mode)
     s, permutation = sort_with_permutation(x)
     places, scale, spoil = knots(s, tau)
     theta = _normalisers(places, scale, mode)

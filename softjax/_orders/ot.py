@@ -14,11 +14,12 @@ import numpy as np
 from jax import Array, lax
 
 from .. import _transport_stream as stream
+from .._axis import Span, neighbours
 from .._modes import Mode
 from .._transport import Problem, SolverInfo, midway, plan, potentials
 from .._transport_pair import pair_mask
 from .._types import Float
-from ._base import Forms, Keys, PerRow, Ranks, always, applied
+from ._base import Forms, Keys, PerRow, Ranks, always, applied, as_array, count
 from ._keys import spoiled
 
 
@@ -27,14 +28,18 @@ class Targets(NamedTuple):
 
     anchors: Float[Array, " bins"]
     masses: Float[Array, " bins"]
-    bins: np.ndarray
+    bins: np.ndarray | slice
 
 
-def wanted_bins(ranks: Ranks, n: int) -> np.ndarray:
+def _all(ranks: Ranks, n: int) -> bool:
+    return isinstance(ranks, Span) and ranks == Span(0, n)
+
+
+def wanted_bins(ranks: Ranks, n: int) -> np.ndarray | slice:
     """Which bin holds each wanted rank."""
     if isinstance(ranks, range):
         return (np.cumsum(_masses(ranks, n) > 0) - 1)[1::2]
-    return np.arange(1, 2 * ranks.shape[-1], 2)
+    return slice(None) if _all(ranks, n) else slice(1, None, 2)
 
 
 def _masses(ranks: range, n: int) -> np.ndarray:
@@ -52,19 +57,22 @@ def cells(ranks: range, n: int) -> np.ndarray:
 def targets(ranks: Ranks, n: int, dtype) -> Targets:
     """Walk the wanted ranks, in ascending order, and fill the gaps between them.
 
-    Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it.
+    Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it. Those of rows
+    of symbolic length do, unless all are wanted.
     """
     if isinstance(ranks, range):  # by NumPy, since a compiler does not fold sums into constants
         masses = cells(ranks, n).astype(dtype)
         places = np.linspace(0, 1, len(masses), dtype=dtype)
         return Targets(jnp.asarray(places), jnp.asarray(masses), wanted_bins(ranks, n))
-    ends = jnp.concatenate([jnp.full(1, -1.0, dtype), ranks.astype(dtype), jnp.full(1, n, dtype)])
-    masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(len(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]
+    if _all(ranks, n):
+        return Targets(jnp.arange(n, dtype=dtype) / jnp.maximum(n - 1, 1), jnp.ones(n, dtype), wanted_bins(ranks, n))
+    ends = jnp.concatenate([jnp.full(1, -1.0, dtype), as_array(ranks, dtype), jnp.full(1, n, dtype)])
+    masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(count(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]
     place = jnp.maximum(jnp.cumsum(masses > 0) - 1, 0).astype(dtype)
     return Targets(place / jnp.maximum(place[-1], 1), masses, wanted_bins(ranks, n))
 
 
-def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray]:
+def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray | slice]:
     n = x.shape[-1]
     t = targets(ranks, n, x.dtype)
     boundaries = None
@@ -78,8 +86,10 @@ def _resolved(tau: PerRow) -> PerRow:
     return jnp.maximum(tau, 2 * float(jnp.finfo(tau.dtype).eps))
 
 
-def _pick(a: Array, bins: np.ndarray) -> Array:
+def _pick(a: Array, bins: np.ndarray | slice) -> Array:
     """a[:, bins]; a slice where the bins are evenly spaced, whose transpose is no scatter."""
+    if isinstance(bins, slice):
+        return a[:, bins]
     steps = np.unique(np.diff(bins))
     if len(steps) > 1:
         return a[:, bins]
@@ -97,7 +107,7 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """Every element's expected anchor: rows of the plan are distributions over the ranks."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    p = plan(_problem(x, range(x.shape[-1]), tau)[0], mode)
+    p = plan(_problem(x, neighbours(0, x.shape[-1]), tau)[0], mode)
     return jnp.matmul(positions, p, precision="highest") + spoiled(tau)[:, None]
 
 
@@ -113,8 +123,8 @@ _FEW = 128
 
 
 def writes(n: int, ranks: Ranks) -> bool:
-    """Do these ranks and the fillers between them make few anchors?"""
-    return jax.eval_shape(lambda: targets(ranks, n, jnp.float32).masses).shape[0] <= _FEW
+    """Do these ranks and the fillers between them make few anchors? Rows of symbolic length are never streamed."""
+    return not isinstance(n, int) or jax.eval_shape(lambda: targets(ranks, n, jnp.float32).masses).shape[0] <= _FEW
 
 
 def streamed_apply(
@@ -144,7 +154,7 @@ def streamed_transposed(
 
 def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """Every element's expected anchor, in O(n) memory."""
-    if x.shape[-1] <= _FEW:
+    if writes(x.shape[-1], neighbours(0, x.shape[-1])):
         return rank(x, tau, mode)
     problem, _ = _problem(x, range(x.shape[-1]), tau)
     psi, _ = stream.potentials(mode, problem)
@@ -157,8 +167,7 @@ def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
     problem, _ = _problem(x, ranks, tau)
     if problem.anchors.shape[0] == 1:
         return SolverInfo(jnp.zeros(tau.shape, jnp.int32), jnp.zeros_like(tau))
-    few = problem.anchors.shape[0] <= _FEW
-    return (potentials if few else stream.potentials)(mode, problem)[1]
+    return (potentials if writes(x.shape[-1], ranks) else stream.potentials)(mode, problem)[1]
 
 
 FAST = Forms(rows, streamed_apply, streamed_rank, mask=mask, transposed=streamed_transposed, writes=writes)

@@ -1,11 +1,12 @@
 """SoftSort (Prillo and Eisenschlos, arXiv:2006.16038): row r is the projection of -|s_r - x_j| / tau, s = sort(x)."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from .._modes import Mode
 from .._types import Float
-from ._base import Forms, Keys, PerRow, Ranks, always, applied, multiply
+from ._base import Forms, Keys, PerRow, Ranks, always, applied, count, multiply
 from ._keys import spoiled
 from ._sorted import largest, pick
 
@@ -13,11 +14,12 @@ from ._sorted import largest, pick
 def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
     """sort(x)[ranks] along each row, by the cheapest hard operator that yields them."""
     n = x.shape[-1]
-    if isinstance(ranks, range):
-        if ranks in (range(1), range(n - 1, n)):
+    if not isinstance(ranks, jax.Array):
+        wanted = count(ranks)
+        if wanted == 1 and ranks.start in (0, n - 1):
             return (jnp.max if ranks.start else jnp.min)(x, axis=-1, keepdims=True)
-        if ranks.stop == n and len(ranks) <= n // 4:
-            return largest(x, len(ranks))[:, ::-1]
+        if ranks.stop == n and isinstance(n, int) and wanted <= n // 4:
+            return largest(x, wanted)[:, ::-1]
     return pick(jnp.sort(x, axis=-1), ranks)
 
 

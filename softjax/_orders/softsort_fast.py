@@ -1,12 +1,13 @@
 """SoftSort without the n x n matrix: by recurrences in the smooth mode, by windows in the sparse ones."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from .._modes import Mode
 from .._types import Float
 from . import softsort, softsort_scan, softsort_window
-from ._base import Forms, Keys, PerRow, Ranks, multiply
+from ._base import Forms, Keys, PerRow, Ranks, at_most, count, multiply
 from ._extremes import Pulled
 from ._keys import spoiled
 
@@ -17,8 +18,14 @@ _FEW = 16
 def writes(n: int, ranks: Ranks) -> bool:
     """Are these few?"""
     del n
-    count = len(ranks) if isinstance(ranks, range) else ranks.shape[0]
-    return isinstance(count, int) and count <= _FEW  # a symbolic number is none that is known to be small
+    return at_most(_FEW, count(ranks))
+
+
+def _many(x: Keys, mode: Mode):
+    """What serves many rows of these keys. Windows are found by halving and doubling, which no symbol counts."""
+    if mode.degree is None:
+        return softsort_scan
+    return softsort_window if isinstance(x.shape[-1], int) else softsort.DENSE
 
 
 def apply(
@@ -27,7 +34,7 @@ def apply(
     """Rows of P times the payload."""
     if writes(x.shape[-1], ranks):
         return softsort.DENSE.apply(x, ranks, payload, tau, mode)
-    return (softsort_scan if mode.degree is None else softsort_window).apply(x, ranks, payload, tau, mode)
+    return _many(x, mode).apply(x, ranks, payload, tau, mode)
 
 
 def transposed(
@@ -36,14 +43,15 @@ def transposed(
     """The transpose of rows of P times y."""
     if writes(x.shape[-1], ranks):
         return multiply(jnp.swapaxes(softsort.rows(x, ranks, tau, mode), 1, 2), y)
-    if not isinstance(ranks, range):
+    many = _many(x, mode)
+    if isinstance(ranks, jax.Array) or many.transposed is None:
         return Pulled(apply)(x, ranks, y, tau, mode) + spoiled(tau)[:, None, None]
-    return (softsort_scan if mode.degree is None else softsort_window).transposed(x, ranks, y, tau, mode)
+    return many.transposed(x, ranks, y, tau, mode)
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """Zero-based soft ranks."""
-    return (softsort_scan if mode.degree is None else softsort_window).rank(x, tau, mode)
+    return _many(x, mode).rank(x, tau, mode)
 
 
 FAST = Forms(rows=softsort.rows, apply=apply, rank=rank, transposed=transposed, writes=writes)

@@ -6,7 +6,6 @@ The derivation is in `softjax._orders._window`.
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .._axis import refuse_symbol
 from .._modes import Mode
 from .._types import Float
 from ._base import Keys, PerRow, Ranks
@@ -27,8 +26,6 @@ def _scale(s: Keys, tau: PerRow) -> Float[Array, "batch 1"]:
 
 def _scaled(s: Keys, tau: PerRow) -> tuple[Keys, Array, Array, Array]:
     """Keys and softness that are free of NaN and of a good size, the scale, and what to add to results."""
-    if not isinstance(s.shape[-1], int):  # windows are found by halving and doubling
-        refuse_symbol(s.shape[-1])
     s, tau, spoil = knots(s, tau)
     scale = _scale(s, tau)
     # Once: fused into each of their uses they would be computed as often.
@@ -54,7 +51,7 @@ def apply(
 
 
 def transposed(
-    x: Keys, ranks: range, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
 ) -> Float[Array, "batch n d"]:
     """The transpose of rows of P times y."""
     assert mode.degree is not None

@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from softjax._modes import Mode
 from softjax._orders._band.passes import _through_logits
-from softjax._orders._base import Keys, PerRow, Ranks
+from softjax._orders._base import Keys, PerRow, Ranks, count
 from softjax._orders._sorted import pick
 from softjax._orders._ties import tie_terms
 from softjax._types import Float
@@ -284,7 +284,7 @@ def apply(
     """Rows of P times the payload, or times the keys themselves."""
     s, _, v = _order.ascending(implementation, x, payload)
     spec = _spec(implementation, mode)
-    if _tiles.few("neuralsort", mode, len(ranks), x.shape[1]):
+    if _tiles.few("neuralsort", mode, count(ranks), x.shape[1]):
         return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(solve(AVERAGES, (spec, r), s, tau, v), 1, -1))
     return pick(jnp.moveaxis(solve(AVERAGES, (spec, None), s, tau, v), 1, -1), ranks)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 
 from softjax._modes import Mode
-from softjax._orders._base import Keys, PerRow, Ranks
+from softjax._orders._base import Keys, PerRow, Ranks, count
 from softjax._orders._sorted import pick
 from softjax._orders.softsort import order_statistics
 from softjax._types import Float
@@ -123,7 +123,7 @@ def apply(
     implementation: str, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
-    if _tiles.few("softsort", mode, len(ranks), x.shape[1]):
+    if _tiles.few("softsort", mode, count(ranks), x.shape[1]):
         v = x[:, None] if payload is None else jnp.moveaxis(payload, -1, 1)
         y = averages(_spec(implementation, mode), False, order_statistics(x, ranks), x, tau, v)
         return jnp.moveaxis(y, 1, -1)

@@ -19,7 +19,7 @@ from softjax import _transport
 from softjax._fused import run
 from softjax._modes import Mode
 from softjax._orders import ot
-from softjax._orders._base import Forms, Keys, PerRow, Ranks
+from softjax._orders._base import Forms, Keys, PerRow, Ranks, count
 from softjax._types import Float
 
 from .._kernel import Named, cannot_run
@@ -88,8 +88,9 @@ def _problem(x: Keys, ranks: Ranks, payload: Array | None, tau: PerRow) -> tuple
     """How many columns are wanted, and the operands, wanted bins first: the maths ignores the anchors' order."""
     (batch, n), tau = x.shape, tau.astype(jnp.float32)
     keys, dtype = lax.stop_gradient(x.astype(jnp.float32)), jnp.dtype(jnp.float32)
-    wanted = ot.wanted_bins(ranks, n).tolist()
-    order = np.array(wanted + sorted(set(range(_bins(ranks, n))) - set(wanted)))
+    bins = np.arange(_bins(ranks, n))
+    wanted = bins[ot.wanted_bins(ranks, n)]
+    order = np.concatenate([wanted, np.setdiff1d(bins, wanted)])
 
     def started(x, places, masses, tau):
         return lax.stop_gradient(_transport.start(_transport.Problem(x, places, masses, tau)))
@@ -167,7 +168,7 @@ def _bins(ranks: Ranks, n: int) -> int:
     """The number of anchors."""
     if isinstance(ranks, range):
         return len(ranks) + (ranks.start > 0) + (ranks.stop < n) if len(ranks) else 1
-    return 2 * ranks.shape[-1] + 1
+    return 2 * count(ranks) + 1
 
 
 def anchors(op: str, x: Any, *arguments: Any) -> int:
