@@ -230,8 +230,9 @@ def _slice_along(operand: ArrayLike, index: ArrayLike, size: int, axis: int, nam
     last = n - size
     if size == 0:
         return lax.slice_in_dim(values, 0, 0, axis=axis).astype(dtype)
-    # Start positions beyond the last that fits count as the last: fold their weight into it.
-    starts = weights[: last + 1].at[last].add(jnp.sum(weights[last + 1 :]))
+    # Start positions beyond the last that fits count as the last.
+    beyond = jnp.sum(lax.slice_in_dim(weights, last, n), keepdims=True)
+    starts = jnp.concatenate([lax.slice_in_dim(weights, 0, last), beyond])
     windows = jnp.arange(size)[:, None] + jnp.arange(last + 1)[None, :]
     windowed = jnp.take(values, windows, axis=axis)
     axes = string.ascii_lowercase[: windowed.ndim]
