@@ -76,5 +76,6 @@ def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softening: Softeni
     per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
     wanted = jnp.broadcast_to(per_row, layout.batch_shape)
     if not _check.is_concrete(k):  # a NaN makes its row NaN: a softness of NaN does, in every form
-        soft = replace(soft, prepared=soft.prepared._replace(tau=soft.tau + 0 * wanted))
+        spoil = jnp.where(jnp.isnan(wanted), wanted, jnp.zeros_like(wanted))
+        soft = replace(soft, prepared=soft.prepared._replace(tau=soft.tau + spoil))
     return layout.along(soft.mask(wanted)).astype(x.dtype)

@@ -12,7 +12,7 @@ from jax import Array
 
 from . import _check
 from ._axis import layout_along, neighbours
-from ._soft_rows import Softening, enter
+from ._soft_rows import Softening, enter, in_order
 
 
 def is_several(a: Any) -> bool:
@@ -44,8 +44,8 @@ def sort_together(
     behind = [array.shape[len(shape) :] for array in arrays]
     columns = [array.reshape(*keys.shape, math.prod(rest)) for array, rest in zip(arrays, behind, strict=True)]
     if soft.mode is None:
-        order = jnp.argsort(keys, axis=layout.axes[0], stable=stable, descending=descending)
-        moved = [jnp.take_along_axis(column, order[..., None], axis=layout.axes[0]) for column in columns]
+        order = jnp.argsort(soft.x, axis=-1, stable=stable, descending=descending)
+        moved = [_by_column(layout.along, in_order(order, _by_column(layout.rows, column))) for column in columns]
     else:
         payload = [soft.finite[..., None], *(_by_column(layout.rows, column.astype(wide)) for column in columns[1:])]
         y = soft.apply(neighbours(0, layout.n), jnp.concatenate(payload, axis=-1), gated_grad)

@@ -81,7 +81,10 @@ class SoftPermutation:
 
     def __getitem__(self, key: Any) -> "SoftPermutation | SoftIndex":
         if isinstance(key, slice):
-            ranks = self._known[key]
+            try:
+                ranks = self._known[key]
+            except TypeError as error:
+                raise TypeError(f"`key` (={key}) must have static integers: `top_k_mask` takes a traced k.") from error
             if len(ranks) == 0 or (len(ranks) > 1 and abs(ranks.step) != 1):
                 _check.wrong("key", key, f"a slice of step 1 or -1 that keeps some of the {len(self)} ranks")
             return replace(self, ranks=ranks)

@@ -28,13 +28,14 @@ _SWITCH = 0.25
 def staircase(mode: Mode, a: Array, tau: Array, *, scale: float, radius: int | None) -> Array:
     """The soft steps at the half-integers of a * scale, divided by scale; `radius` sums only so many on each side."""
     x = a * scale
-    finite = jnp.isfinite(x)
+    # Beyond the precision rounding alone decides where between two integers a * scale is.
+    resolved = jnp.isfinite(x) if scale == 1 else jnp.abs(x) < 1 / float(jnp.finfo(x.dtype).eps)
     nearest = lax.stop_gradient(jnp.round(x))
     # Differentiated in the unit of a: a cotangent divided by a scale of 1e37 would underflow.
-    u = jnp.where(finite, with_slope_of(a, x - nearest), jnp.zeros_like(x))
+    u = jnp.where(resolved, with_slope_of(a, x - nearest), jnp.zeros_like(x))
     tau = with_slope_of(tau / scale, tau)
     fraction = _fraction(mode, u, tau, radius)
-    return jnp.where(finite, with_slope_of(fraction, (nearest + fraction) / scale), a)
+    return jnp.where(resolved, with_slope_of(fraction, (nearest + fraction) / scale), a)
 
 
 def _fraction(mode: Mode, u: Array, tau: Array, radius: int | None) -> Array:

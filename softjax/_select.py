@@ -91,6 +91,8 @@ def take_along_axis(arr: ArrayLike, indices: ArrayLike | SoftPermutation, axis: 
     axis = _check.axis("axis", axis, values.ndim)
     if weights.ndim != values.ndim + 1:
         remedy = _remedy(values.shape, weights.shape, axis)
+        if isinstance(weights, SoftPermutation):
+            remedy = ": a soft permutation moves rows of arr by `indices @ arr`"
         _check.wrong("indices.ndim", weights.ndim, f"{values.ndim + 1}, arr's axes and the distribution{remedy}")
     _match("indices", weights.shape[-1], values.shape[axis], "arr along `axis`")
     values = jnp.moveaxis(values, axis, -1)

@@ -21,9 +21,9 @@ from ._orders._base import Forms, Ranks, multiply
 from ._orders._extremes import ExtremesOf, Pulled, finite_part, known_finite
 from ._orders._keys import Prepared, prepare, restored, spoiled
 from ._orders._linear import Applied
-from ._orders._sorted import pick, unsort
+from ._orders._sorted import gather, pick, unsort
 from ._transport import SolverInfo
-from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
+from ._types import Float, Implementation, Int, MethodName, ModeName, SoftIndex, Softness
 
 
 class Softening(NamedTuple):
@@ -121,7 +121,7 @@ class SoftRows:
     ) -> Float[Array, "*batch r d"]:
         if self.mode is None:
             order = pick(jnp.argsort(self.x, axis=-1), ranks, axis=-1)
-            return jnp.take_along_axis(self.x[..., None] if payload is None else payload, order[..., None], axis=-2)
+            return in_order(order, self.x[..., None] if payload is None else payload)
         keys, tau = (self.keys, self.tau) if gated_grad else lax.stop_gradient((self.keys, self.tau))
         return _call(self.forms.apply, self.mode, ranks, keys, payload, tau)
 
@@ -173,6 +173,11 @@ class SoftRows:
     def rank(self) -> Float[Array, "*batch n"]:
         """Zero-based ascending ranks, not yet in the input's dtype."""
         return _call(self.forms.rank, self._soft(), None, self.keys, self.tau)
+
+
+def in_order(order: Int[Array, "*batch r"], payload: Float[Array, "*batch n d"]) -> Float[Array, "*batch r d"]:
+    """The elements that `order` names, where the rows of `order` are."""
+    return over_rows(lambda order, payload: gather(payload, order), order, payload)
 
 
 def _call(form: Callable, mode: Mode, ranks: Ranks | None, keys: Array, *rest: Array | None) -> Any:

@@ -25,6 +25,8 @@ ROWS, N = 8, 64
 OPERATORS = {
     "sort": sj.sort,
     "payload": lambda x, **o: sj.sort((x, jnp.cos(x)), **o)[1],
+    "payload of all": lambda x, **o: sj.sort((x, jnp.linspace(0.0, 1.0, x.shape[-1])), **o)[1],
+    "payload of all_st": lambda x, **o: sj.sort_st((x, jnp.linspace(0.0, 1.0, x.shape[-1])), **o)[1],
     "argsort": sj.argsort,
     "ranking": sj.ranking,
     "top_k": lambda x, **o: sj.top_k(x, 3, **o),
@@ -127,7 +129,7 @@ def total(y) -> jax.Array:
 
 def vmapped(name: str) -> dict:
     """Value and gradient mapped over an axis that a mesh of JAX's default kind shards."""
-    operator, method, mode = name.split()
+    operator, method, mode = name.rsplit(maxsplit=2)
 
     def both(x):
         function = lambda x: OPERATORS[operator](x, method=method, mode=mode)

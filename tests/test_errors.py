@@ -307,6 +307,11 @@ def test_selection():
         assert remedy in str(error.value)
         if "None" in remedy:
             sj.take_along_axis(jnp.ones(shape), eval(remedy.strip("`"), {"indices": jnp.ones(given)}), axis)
+    p = sj.soft_permutation(jnp.ones((2, 6)))
+    with pytest.raises(ValueError, match="indices @ arr"):
+        sj.take_along_axis(jnp.ones((2, 6, 3)), p, axis=1)
+    with pytest.raises(TypeError, match="static integers.*top_k_mask"):
+        jax.jit(lambda k: p[:k].todense())(2)
     raises_alike(lambda x: sj.dynamic_index_in_dim(x, position, 0), "3", "2", kinds=ValueError)
     raises_alike(lambda x: sj.dynamic_index_in_dim(x, position, 2), "`axis`", "2", "[-2, 2)", kinds=ValueError)
     raises_alike(lambda x: sj.dynamic_slice_in_dim(x, position, 4, 1), "`slice_size`", "4", "[0, 3]", kinds=ValueError)

@@ -78,11 +78,11 @@ def test_gradients_to_second_order(mode):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("mode", ["smooth", "c1", "hard"])
 def test_nan_as_k(mode, method):
-    """A traced k of NaN makes its row NaN, and no other."""
+    """A traced k of NaN makes its row NaN, and no other; one beyond n is n."""
     x = jnp.asarray(rows()[:, :20])
     mask = compiled(mode, method)[0]
-    k = jnp.asarray([3.0, jnp.nan, 0.0, 20.0, 0.25])
-    have, other = mask(x, k, 0.3), mask(x, jnp.where(jnp.isnan(k), jnp.full_like(k, 5.0), k), 0.3)
+    k = jnp.asarray([3.0, jnp.nan, 0.0, jnp.inf, 0.25])
+    have, other = mask(x, k, 0.3), mask(x, jnp.nan_to_num(k, nan=5.0, posinf=20.0), 0.3)
     assert np.isnan(have[1]).all()
     keep = np.array([0, 2, 3, 4])
     np.testing.assert_array_equal(have[keep], other[keep])

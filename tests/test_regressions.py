@@ -124,6 +124,7 @@ def test_round_differentiates_alike_at_any_decimals(decimals, mode):
     wanted, wanted_slower = gradient(jnp.float32(0.3), jnp.float32(0.1), 0)
     np.testing.assert_allclose(slope, wanted, rtol=1e-5)
     np.testing.assert_allclose(float(slower) * 10.0**decimals, wanted_slower, rtol=1e-5)
+    assert gradient(jnp.float32(0.3), jnp.float32(0.1), 10)[0] == 1  # beyond the precision: the identity
 
 
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
