@@ -135,8 +135,8 @@ def start(problem: Problem, cumsum: Callable[..., Array] = jnp.cumsum) -> Potent
     if boundaries is None:
         cuts = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, y.shape[-1] - 1)
         boundaries = midway(y, partial(jnp.take, axis=-1), cuts)
-    steps = jnp.pad(jnp.diff(anchors)[None] * (1 - 2 * boundaries), ((0, 0), (1, 0)))
-    psi = cumsum(steps, axis=-1) * (1 / tau[:, None])
+    psi = cumsum(jnp.diff(anchors)[None] * (1 - 2 * boundaries), axis=-1) * (1 / tau[:, None])
+    psi = jnp.concatenate([jnp.zeros_like(psi[:, :1]), psi], axis=-1)
     return psi - jnp.mean(psi, axis=-1, keepdims=True)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array, lax
 
 from .. import _transport_stream as stream
-from .._axis import Span, neighbours
+from .._axis import neighbours
 from .._modes import Mode
 from .._transport import Problem, SolverInfo, midway, plan, potentials
 from .._transport_pair import pair_mask
@@ -31,15 +31,11 @@ class Targets(NamedTuple):
     bins: np.ndarray | slice
 
 
-def _all(ranks: Ranks, n: int) -> bool:
-    return isinstance(ranks, Span) and ranks == Span(0, n)
-
-
 def wanted_bins(ranks: Ranks, n: int) -> np.ndarray | slice:
     """Which bin holds each wanted rank."""
     if isinstance(ranks, range):
         return (np.cumsum(_masses(ranks, n) > 0) - 1)[1::2]
-    return slice(None) if _all(ranks, n) else slice(1, None, 2)
+    return slice(1, None, 2)
 
 
 def _masses(ranks: range, n: int) -> np.ndarray:
@@ -57,15 +53,13 @@ def cells(ranks: range, n: int) -> np.ndarray:
 def targets(ranks: Ranks, n: int, dtype) -> Targets:
     """Walk the wanted ranks, in ascending order, and fill the gaps between them.
 
-    Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it. Those of rows
-    of symbolic length do, unless all are wanted.
+    Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it; so do
+    those of rows of symbolic length.
     """
     if isinstance(ranks, range):  # by NumPy, since a compiler does not fold sums into constants
         masses = cells(ranks, n).astype(dtype)
         places = np.linspace(0, 1, len(masses), dtype=dtype)
         return Targets(jnp.asarray(places), jnp.asarray(masses), wanted_bins(ranks, n))
-    if _all(ranks, n):
-        return Targets(jnp.arange(n, dtype=dtype) / jnp.maximum(n - 1, 1), jnp.ones(n, dtype), wanted_bins(ranks, n))
     ends = jnp.concatenate([jnp.full(1, -1.0, dtype), as_array(ranks, dtype), jnp.full(1, n, dtype)])
     masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(count(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]
     place = jnp.maximum(jnp.cumsum(masses > 0) - 1, 0).astype(dtype)
@@ -107,7 +101,8 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
     """Every element's expected anchor: rows of the plan are distributions over the ranks."""
     positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    p = plan(_problem(x, neighbours(0, x.shape[-1]), tau)[0], mode)
+    problem, bins = _problem(x, neighbours(0, x.shape[-1]), tau)
+    p = _pick(plan(problem, mode), bins)
     return jnp.matmul(positions, p, precision="highest") + spoiled(tau)[:, None]
 
 
