@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from .._slope import with_slope_of
@@ -33,8 +34,8 @@ class Prepared(NamedTuple):
 @partial(jax.jit, static_argnames="standardize", inline=True)
 def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
     """What an order is to work on, for an input and a softness."""
-    top = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     if standardize:
+        top = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
         # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
         lift = jnp.where(top > _limit(x.dtype), jnp.full_like(top, _LIFT), jnp.ones_like(top))
         lift, top = lax.optimization_barrier((lift, top))
@@ -44,7 +45,7 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
         return Prepared(
             finite, standardized(finite, top / lift), soft, lift, jnp.full_like(top, jnp.finfo(x.dtype).max)
         )
-    finite, largest, lift, bound = _brought_nearer(x, top, lax.stop_gradient(tau)[..., None])
+    finite, largest, lift, bound = _brought_nearer(x, lax.stop_gradient(tau)[..., None])
     return Prepared(finite, None, _in_range(tau, largest[..., 0], x.shape[-1]), lift, bound)
 
 
@@ -93,7 +94,7 @@ def _limit(dtype) -> float:
     return float(jnp.finfo(dtype).max) / 256
 
 
-def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
+def _brought_nearer(x: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
     """x with elements beyond `_limit` at nearer places, the largest of the others, the factor, and the bound beyond
     which a soft value can only stem from an infinity.
 
@@ -102,9 +103,13 @@ def _brought_nearer(x: Keys, top: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Ke
     what is finite. Infinities go to finite places beyond everything else.
     """
     most, size = float(jnp.finfo(x.dtype).max), lax.stop_gradient(jnp.abs(x))
-    largest_of = lambda left_out: jnp.max(jnp.where(left_out, 0, size), axis=-1, keepdims=True)
-    far = size > _limit(x.dtype)
-    largest, others = largest_of(size > most), largest_of(far)
+    far, none = size > _limit(x.dtype), jnp.zeros_like(size)
+    # Of all, of the finite ones and of those not far out, in one pass.
+    kinds = size, jnp.where(size > most, none, size), jnp.where(far, none, size)
+    larger = lambda a, b: [*map(jnp.maximum, a, b)]
+    top, largest, others = (
+        a[..., None] for a in lax.reduce(kinds, (np.zeros((), x.dtype),) * 3, larger, (x.ndim - 1,))
+    )
     fits = (largest > _limit(x.dtype)) & (jnp.maximum(others, tau * 2.0**20) < most / 2.0**84)
     scale = jnp.where(fits, 1 / _LIFT, jnp.ones_like(top))
     largest = largest * scale
