@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from shapes import Case
 
 import softjax as sj
-from softjax import _transport_stream as stream
+from softjax._methods.ot import newton_cg
 
 SHAPE = (4, 1024)
 """Of the slowest lines."""
@@ -40,7 +40,7 @@ class Passes(NamedTuple):
 def counted(entries: int) -> Iterator[Callable[[], Passes]]:
     """Count, in programs that are traced inside, at run time; `entries` are those of the plan."""
     found: Counter[str] = Counter()
-    project, evaluated, curved = stream.project, stream.received, stream._curved
+    project, evaluated, curved = newton_cg.project, newton_cg.received, newton_cg._curved
 
     def count(name: str, amount: int = 1):
         jax.debug.callback(lambda: found.update({name: amount}))
@@ -138,7 +138,7 @@ def show_transport() -> None:
     print(f"ot sort 4 x 1,024: {whole:.1f} ms, {whole / all_passes:.1f} a pass; one softmax and its sums: {one:.1f} ms")
     for n in (2048, 4096, 8192):
         case = Case("sort", "ot", (1, n))
-        x, least = case.keys(), stream._KEYS
+        x, least = case.keys(), newton_cg._KEYS
         with patch.object(stream, "_KEYS", 1):
             small = milliseconds(case.value_and_gradient(), x, repeats=2)
         large = milliseconds(case.value_and_gradient(), x, repeats=2)

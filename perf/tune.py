@@ -30,7 +30,7 @@ from record import context
 from sweeps import Call, implementations, race, sweeps
 from timing import compiled_beside, interleaved, ratios
 
-from softjax._orders._linear import PLATFORMS
+from softjax._primitive import PLATFORMS
 from softjax_pallas import tuning
 from softjax_pallas.transport._limits import MAX_ANCHORS
 

@@ -19,6 +19,13 @@ from ._elementwise import round as round
 from ._elementwise import sigmoidal as sigmoidal
 from ._elementwise import sign as sign
 from ._elementwise import softrelu as softrelu
+from ._indexing import choose as choose
+from ._indexing import dynamic_index_in_dim as dynamic_index_in_dim
+from ._indexing import dynamic_slice as dynamic_slice
+from ._indexing import dynamic_slice_in_dim as dynamic_slice_in_dim
+from ._indexing import take as take
+from ._indexing import take_along_axis as take_along_axis
+from ._indexing import where as where
 from ._logic import all as all
 from ._logic import any as any
 from ._logic import logical_and as logical_and
@@ -27,6 +34,7 @@ from ._logic import logical_or as logical_or
 from ._logic import logical_xor as logical_xor
 from ._mask import bottom_k_mask as bottom_k_mask
 from ._mask import top_k_mask as top_k_mask
+from ._methods.ot.semidual_newton import SolverInfo as SolverInfo
 from ._permutation import SoftPermutation as SoftPermutation
 from ._permutation import soft_permutation as soft_permutation
 from ._quantile import argmedian as argmedian
@@ -35,13 +43,6 @@ from ._quantile import argquantile as argquantile
 from ._quantile import median as median
 from ._quantile import percentile as percentile
 from ._quantile import quantile as quantile
-from ._select import choose as choose
-from ._select import dynamic_index_in_dim as dynamic_index_in_dim
-from ._select import dynamic_slice as dynamic_slice
-from ._select import dynamic_slice_in_dim as dynamic_slice_in_dim
-from ._select import take as take
-from ._select import take_along_axis as take_along_axis
-from ._select import where as where
 from ._sorting import argmax as argmax
 from ._sorting import argmin as argmin
 from ._sorting import argsort as argsort
@@ -87,7 +88,6 @@ from ._straight_through import sort_st as sort_st
 from ._straight_through import st as st
 from ._straight_through import top_k_mask_st as top_k_mask_st
 from ._straight_through import top_k_st as top_k_st
-from ._transport import SolverInfo as SolverInfo
 from ._types import SoftBool as SoftBool
 from ._types import SoftIndex as SoftIndex
 

@@ -14,9 +14,9 @@ import jax
 
 from . import _check
 from ._fused import run_where
-from ._orders import Order
-from ._orders._base import Forms
-from ._orders._linear import PLATFORMS, Target
+from ._methods import Order
+from ._methods.base import Forms
+from ._primitive import PLATFORMS, Target
 
 OWN = {
     "xla": "the fast form in plain JAX",

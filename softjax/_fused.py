@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ._orders._linear import Operator, Target
+from ._primitive import Operator, Target
 
 Call = Callable[..., Array]
 """A form: a function of keys, and of ranks, a payload, softness and a mode as it takes them."""

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import Layout, layout_reduced, over_rows
-from ._orders import ORDERS
-from ._orders._sorted import pick
+from ._methods import ORDERS
+from ._methods.hard_sort import pick
 from ._soft_rows import Softening, SoftRows, enter
 from ._types import Axis, Float, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
 from ._weighted import finite_part, weighted_sum

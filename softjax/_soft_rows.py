@@ -15,14 +15,14 @@ from jax import Array, lax
 
 from . import _check, _dispatch
 from ._axis import Layout, neighbours, over_rows, placed_as_rows, refuse_symbol
+from ._methods import ORDERS, Order
+from ._methods.base import Forms, Ranks, multiply
+from ._methods.hard_sort import gather, pick, unsort
+from ._methods.non_finite import ExtremesOf, Pulled, finite_part, known_finite
+from ._methods.ot.semidual_newton import SolverInfo
+from ._methods.preprocess import Prepared, prepare, restored, spoiled
 from ._modes import MODES, Mode
-from ._orders import ORDERS, Order
-from ._orders._base import Forms, Ranks, multiply
-from ._orders._extremes import ExtremesOf, Pulled, finite_part, known_finite
-from ._orders._keys import Prepared, prepare, restored, spoiled
-from ._orders._linear import Applied
-from ._orders._sorted import gather, pick, unsort
-from ._transport import SolverInfo
+from ._primitive import Applied
 from ._types import Float, Implementation, Int, MethodName, ModeName, SoftIndex, Softness
 
 

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import Layout, layout_along, layout_reduced, neighbours, over_rows
-from ._orders._base import Ranks
+from ._methods.base import Ranks
 from ._payload import is_several, sort_together
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness

@@ -19,7 +19,7 @@ def forms(order: str, implementation: str):
     **Arguments:**
         order: "softsort", "neuralsort" or "ot".
         implementation: "pallas_triton", "pallas_mosaic_gpu", "pallas_mosaic_tpu" or "pallas_interpret".
-    **Returns:** `softjax._orders._base.Forms`. A form that has no kernel for a call, or whose JAX is too old for one,
+    **Returns:** `softjax._methods.base.Forms`. A form that has no kernel for a call, or whose JAX is too old for one,
         raises `NotImplementedError` with the reason when it is called.
     """
     return replace(_ORDERS[order].forms(implementation)[order], transposes=False)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from softjax._fused import Call, Source
-from softjax._orders._linear import Target
+from softjax._primitive import Target
 
 from . import pairwise, transport, tuning
 from ._kernel import OLDEST_JAX, PLATFORMS, compute_capability, jax_version

@@ -7,8 +7,8 @@ import pytest
 from cases import SOFT_MODES, x64
 
 import softjax as sj
-from softjax import _transport
-from softjax._orders import ot
+from softjax._methods.ot import method as ot
+from softjax._methods.ot import semidual_newton as _transport
 
 METHODS = ["softsort", "neuralsort", "ot"]
 N = 150  # more elements than any form writes out as dense rows

@@ -12,7 +12,7 @@ import judgement
 import pytest
 from shapes import GATE, Case
 
-from softjax import _orders
+from softjax import _methods
 
 CASE = Case("max", "softsort", (2, 64))
 FAST = Case("sort", "softsort", (2, 256), "c1")
@@ -32,8 +32,8 @@ def plant(monkeypatch):
     """Plants the regression: SoftSort's definition, n x n numbers, runs where its fast form is asked for."""
 
     def dense_under_the_fast_name():
-        order = _orders.ORDERS["softsort"]
-        monkeypatch.setitem(_orders.ORDERS, "softsort", dataclasses.replace(order, xla=order.dense))
+        order = _methods.ORDERS["softsort"]
+        monkeypatch.setitem(_methods.ORDERS, "softsort", dataclasses.replace(order, xla=order.dense))
         jax.clear_caches()
 
     yield dense_under_the_fast_name

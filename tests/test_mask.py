@@ -106,8 +106,8 @@ def test_hard_is_top_k():
 
 def test_converges_within_the_bracket():
     """The shift of the threshold is found in few steps at any softness, and the report says so."""
+    from softjax._methods.ot.two_anchors import pair_mask
     from softjax._modes import MODES
-    from softjax._transport_pair import pair_mask
 
     x, k = jnp.asarray(rows()), jnp.asarray(KS, jnp.float32)
     for mode in SOFT_MODES:

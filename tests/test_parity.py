@@ -15,10 +15,12 @@ import pytest
 from cases import METHODS, SOFT_MODES, x64
 
 import softjax as sj
-from softjax import _transport_stream as stream
+from softjax._methods.neuralsort import method as neuralsort_band
+from softjax._methods.ot import method as ot
+from softjax._methods.ot import newton_cg as stream
+from softjax._methods.ot.semidual_newton import Problem
+from softjax._methods.softsort import method as softsort_fast
 from softjax._modes import MODES
-from softjax._orders import neuralsort_band, ot, softsort_fast
-from softjax._transport import Problem
 
 # Off the lattice of the tied row's distances, where the derivative of c0 jumps.
 SOFTNESS = (1e-6, 1.37e-3, 0.137, 13.7, 1e3)

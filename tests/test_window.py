@@ -11,9 +11,13 @@ from cases import tolerance, x64
 
 import softjax as sj
 from softjax import _modes
-from softjax._orders import softsort, softsort_window
-from softjax._orders._window import passes, sliding, table, walk
-from softjax._orders._window.moments import OneSide
+from softjax._methods.softsort import definition as softsort
+from softjax._methods.softsort import sparse as softsort_window
+from softjax._methods.softsort.window import direct as walk
+from softjax._methods.softsort.window import passes
+from softjax._methods.softsort.window import sparse_table as table
+from softjax._methods.softsort.window import two_stacks as sliding
+from softjax._methods.softsort.window.moments import OneSide
 
 MODES = ("c0", "c1", "c2")
 # Compiling takes most of the time here, and LLVM's optimisation most of the compiling.

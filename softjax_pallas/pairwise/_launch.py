@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from softjax._orders._base import Keys, PerRow
+from softjax._methods.base import Keys, PerRow
 from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU, Tile

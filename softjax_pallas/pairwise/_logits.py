@@ -3,7 +3,7 @@
 SoftSort: -|q_r - x_j| / tau, from one key per row and column.
 
 NeuralSort, with s ascending, P_j = sum_{i <= j} s_i, f the whole part of the rank r and c = 2 (r - f) - 1, has the drop
-from the peak (see `softjax._orders.neuralsort`)
+from the peak (see `softjax._methods.neuralsort.definition`)
 
     tau D_r(j) = 2 [(P_j - P_f) - (j - f) s_j] + c (s_j - s_f),
 
@@ -11,8 +11,8 @@ for j on either side of f. In this form its terms are n times larger than D, so 
 f_0 the first row of a block and m about s_{f_0}, P becomes Q_j = sum_{f_0 < i <= j} (s_i - m) and s becomes s - m. Q is
 computed from prefix sums in two floats, once per column and block. Columns may come in any order.
 
-Transport (see `softjax._transport`): psi_a + (y_i - 1/2) h_a with h_a = 2 (a - 1/2) / tau, from a key y_i and an anchor
-a. Its rows have no common maximum.
+Transport (see `softjax._methods.ot.semidual_newton`): psi_a + (y_i - 1/2) h_a with h_a = 2 (a - 1/2) / tau, from a key
+y_i and an anchor a. Its rows have no common maximum.
 """
 
 import abc

@@ -1,8 +1,9 @@
 """NeuralSort by tiles: rows of P, and its band times a payload or summed by columns.
 
-Definition and notation: `softjax._orders.neuralsort` and `softjax._orders._band`. A row's logits fall on both sides of
-its peak, and at a column the nearer of two rows has the larger one. What lies outside the tiles between the ends of a
-block's band is below a bound, by comparing tiles' ends: such entries, all together, cannot change a float.
+Definition and notation: `softjax._methods.neuralsort.definition` and `softjax._methods.neuralsort.band`. A row's logits
+fall on both sides of its peak, and at a column the nearer of two rows has the larger one. What lies outside the tiles
+between the ends of a block's band is below a bound, by comparing tiles' ends: such entries, all together, cannot change
+a float.
 """
 
 import math
@@ -14,11 +15,11 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
+from softjax._methods.base import Keys, PerRow, Ranks, count
+from softjax._methods.hard_sort import pick
+from softjax._methods.neuralsort.band.passes import _through_logits
+from softjax._methods.ties import tie_terms
 from softjax._modes import Mode
-from softjax._orders._band.passes import _through_logits
-from softjax._orders._base import Keys, PerRow, Ranks, count
-from softjax._orders._sorted import pick
-from softjax._orders._ties import tie_terms
 from softjax._types import Float
 
 from .._kernel import LINES
@@ -117,7 +118,7 @@ def _through_sorted(spec: Spec, s: Keys, tau: PerRow, sums: Float[Array, "batch 
 
 
 def _tie_terms(s: Keys, x: Keys) -> tuple[Keys, Keys]:
-    """`softjax._orders._ties.tie_terms` by one scan of both sums from both sides."""
+    """`softjax._methods.ties.tie_terms` by one scan of both sums from both sides."""
     edge = jnp.ones_like(s[:, :1], bool)
     new = jnp.concatenate([edge, s[:, 1:] != s[:, :-1], edge], axis=1)
     both = lambda a, b: jnp.stack([a, lax.rev(b, (b.ndim - 1,))])

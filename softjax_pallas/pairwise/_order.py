@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from softjax._orders._base import Keys
-from softjax._orders._sorted import gather, sort_with_permutation, unsort
+from softjax._methods.base import Keys
+from softjax._methods.hard_sort import gather, sort_with_permutation, unsort
 from softjax._types import Float, Int
 
 from .._kernel import LINES

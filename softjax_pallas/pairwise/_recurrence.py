@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from softjax._methods.base import Keys, PerRow, Ranks
+from softjax._methods.hard_sort import pick
 from softjax._modes import Mode
-from softjax._orders._base import Keys, PerRow, Ranks
-from softjax._orders._sorted import pick
 from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU

@@ -2,8 +2,9 @@
 
 With W_kj = exp(-|s_k - s_j| / tau), the part of sum_j W_kj u_j from before a chunk that starts at s_a is
 exp(-(s_k - s_a) / tau) A, where A is that part at s_a; behind the chunk likewise with its last key. See
-`softjax._orders.softsort_scan`. Chunks lie on the diagonal: rows and columns of a tile are the same elements, results
-are values per column. Carries come as parts (chunks, 2 c + 2): c from the left, c from the right, first and last key.
+`softjax._methods.softsort.smooth`. Chunks lie on the diagonal: rows and columns of a tile are the same elements,
+results are values per column. Carries come as parts (chunks, 2 c + 2): c from the left, c from the right, first and
+last key.
 """
 
 from typing import Any

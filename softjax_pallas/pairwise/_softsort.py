@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from softjax._methods.base import Keys, PerRow, Ranks, count
+from softjax._methods.hard_sort import pick
+from softjax._methods.softsort.definition import order_statistics
 from softjax._modes import Mode
-from softjax._orders._base import Keys, PerRow, Ranks, count
-from softjax._orders._sorted import pick
-from softjax._orders.softsort import order_statistics
 from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU

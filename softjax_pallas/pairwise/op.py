@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from softjax._fused import run
+from softjax._methods.base import Forms
 from softjax._modes import MODES, Mode
-from softjax._orders._base import Forms
 
 from .._kernel import IMPLEMENTATIONS, LINES, MOSAIC_GPU, Named, Traced, cannot_run, unsupported
 from ._lean import Restoring, Saving

@@ -1,7 +1,7 @@
 """The semi-dual of transport to few anchors, written once for every kernel body.
 
-The maths is that of `softjax._transport`, one row of the batch at a time. A body chooses how a block of the plan is
-laid out and says so with an `Axis`:
+The maths is that of `softjax._methods.ot.semidual_newton`, one row of the batch at a time. A body chooses how a block
+of the plan is laid out and says so with an `Axis`:
 
 - a *block* is a tuple of parts that together hold keys x anchors: one two-dimensional part, or a part for each anchor,
 - a *vector* is a tuple of parts with one number for each anchor,
@@ -143,7 +143,7 @@ def pick(better, new, old) -> Any:
 
 
 def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
-    """`softjax._transport.newton` on one row: the same start, damping and stopping rule, so the same potentials."""
+    """`semidual_newton.newton` on one row: the same start, damping and stopping rule, so the same potentials."""
     axis = problem.axis
     floor = floor_of(problem.masses(), axis)
     most = floor / (4 * EPS)

@@ -1,6 +1,6 @@
 """Passes over the plan of keys and many anchors: each a kernel that reads O(n) numbers and writes O(n).
 
-The passes of `softjax._transport_stream`, whose blocks of the plan go through memory, here through registers. The
+The passes of `softjax._methods.ot.newton_cg`, whose blocks of the plan go through memory, here through registers. The
 machinery is that of the pairwise kernels: keys are its rows, anchors its columns.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from softjax._transport import Potentials, Problem
+from softjax._methods.ot.semidual_newton import Potentials, Problem
 from softjax._types import Float
 
 from ..pairwise._launch import scale_of

@@ -1,6 +1,6 @@
 """Transport to many anchors as fused operations: Newton's iteration in XLA around kernels, in O(n) memory.
 
-The solver is that of `softjax._transport_stream`: damped Newton steps, each by conjugate gradients on H, which two
+The solver is that of `softjax._methods.ot.newton_cg`: damped Newton steps, each by conjugate gradients on H, which two
 kernels apply. With SV(g) the derivative of the projection in the direction g and r the sums of SV(g) over keys, the
 gradient for a cotangent g of the plan is SV(g - H^-1 r): one more solve, and no loop is differentiated.
 """
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from softjax._methods.ot import method as ot
+from softjax._methods.ot.newton_cg import conjugate_gradients
+from softjax._methods.ot.semidual_newton import Potentials, Problem, newton, rounding, sinkhorn_rounds, start
 from softjax._modes import Mode
-from softjax._orders import ot
-from softjax._transport import Potentials, Problem, newton, rounding, sinkhorn_rounds, start
-from softjax._transport_stream import conjugate_gradients
 from softjax._types import Float
 
 from .._kernel import LINES, Traced
@@ -65,7 +65,7 @@ def _curved(at: Passes, damping: Float[Array, " batch"]) -> Callable[[Potentials
 
 
 def _start(stream: Stream, problem: Problem) -> Potentials:
-    """`softjax._transport.start` by slices, since the cells' sizes follow from the ranks, and by a loop (`doubled`)."""
+    """`semidual_newton.start` by slices, since the cells' sizes follow from the ranks, and by a loop (`doubled`)."""
     n = problem.y.shape[1]
     cut = np.clip(np.cumsum(ot.cells(stream.ranks, n))[:-1], 1, n - 1)
     s = lax.sort(problem.y, dimension=1, is_stable=False)

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from softjax import _transport
 from softjax._fused import run
+from softjax._methods.base import Forms, Keys, PerRow, Ranks, count
+from softjax._methods.ot import method as ot
+from softjax._methods.ot import semidual_newton
 from softjax._modes import Mode
-from softjax._orders import ot
-from softjax._orders._base import Forms, Keys, PerRow, Ranks, count
 from softjax._types import Float
 
 from .._kernel import Named, cannot_run
@@ -93,7 +93,7 @@ def _problem(x: Keys, ranks: Ranks, payload: Array | None, tau: PerRow) -> tuple
     order = np.concatenate([wanted, np.setdiff1d(bins, wanted)])
 
     def started(x, places, masses, tau):
-        return lax.stop_gradient(_transport.start(_transport.Problem(x, places, masses, tau)))
+        return lax.stop_gradient(semidual_newton.start(semidual_newton.Problem(x, places, masses, tau)))
 
     if isinstance(ranks, range):
         places, masses = ot.targets(ranks, n, dtype)[:2]

@@ -26,7 +26,7 @@ from typing import Any
 
 import jax
 
-from softjax._orders._linear import PLATFORMS
+from softjax._primitive import PLATFORMS
 
 from .. import _kernel
 from .._kernel import Tile

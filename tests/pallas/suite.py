@@ -12,8 +12,8 @@ import oracle
 import pytest
 from cases import SOFT_MODES, UNIT, x64
 
+from softjax._methods import ORDERS
 from softjax._modes import MODES
-from softjax._orders import ORDERS
 from softjax_pallas import pairwise
 
 ORDER_NAMES = ("softsort", "neuralsort")

@@ -17,7 +17,7 @@ from test_path import DEVICES, TARGETS, described
 import softjax as sj
 from softjax import _dispatch
 from softjax._modes import MODES
-from softjax._orders._linear import Target
+from softjax._primitive import Target
 from softjax_pallas import choice, tuning
 from softjax_pallas.pairwise.op import LEAN, LeanKernel, refusal
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, use_abstract_mesh
 
+from softjax._methods import ORDERS
 from softjax._modes import MODES
-from softjax._orders import ORDERS
 from softjax_pallas import pairwise
 from softjax_pallas._kernel import compute_capability
 

@@ -13,8 +13,8 @@ from test_races import IMPLEMENTATION as RACES
 from test_races import races_found
 from test_transport import MOSAIC, PORTABLE, compare, evaluated, forms, keys
 
+from softjax._methods.ot import method as ot
 from softjax._modes import MODES
-from softjax._orders import ot
 
 slow = pytest.mark.slow
 
@@ -184,7 +184,7 @@ def test_kernels_are_in_the_lowered_text(implementation, op, x64):
 
 def plan_of(implementation, mode, n=20, k=18):
     """A problem of several tiles with ragged ends, and arrays of its sizes."""
-    from softjax import _transport
+    from softjax._methods.ot import semidual_newton as _transport
     from softjax_pallas.transport import _stream
 
     rng = np.random.default_rng(0)
@@ -201,7 +201,7 @@ def plan_of(implementation, mode, n=20, k=18):
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
 def test_passes_have_no_races(mode):
     """Every kernel, over several blocks with ragged ends."""
-    from softjax import _transport
+    from softjax._methods.ot import semidual_newton as _transport
     from softjax_pallas.transport._passes import Direction, passes
 
     spec, problem, number = plan_of(RACES, mode)
@@ -218,7 +218,7 @@ def test_passes_have_no_races(mode):
 
 def test_a_planted_race_is_found():
     """Sums over keys by programs that own keys: each adds its part to what the others write."""
-    from softjax import _transport
+    from softjax._methods.ot import semidual_newton as _transport
     from softjax_pallas.pairwise import _maths as maths
     from softjax_pallas.pairwise._operands import OWN_ROWS, Operand
     from softjax_pallas.pairwise._tile_bodies import Kernel

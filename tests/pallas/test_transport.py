@@ -9,8 +9,8 @@ import numpy as np
 import oracle
 import pytest
 
+from softjax._methods.ot import method as ot
 from softjax._modes import MODES
-from softjax._orders import ot
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +160,7 @@ def test_rank(mode):
 
 def masked(y, mass, tau, mode):
     """The mask by the definition in the arrays' dtype: a row's problem with masses of its own."""
-    from softjax import _transport
+    from softjax._methods.ot import semidual_newton as _transport
 
     def one(y, mass, tau):
         masses = jnp.stack([y.shape[0] - mass, mass])

@@ -1,0 +1,62 @@
+"""NeuralSort (Grover et al., arXiv:1903.08850): row r is the projection of ((2r + 1 - n) x_j - A_j) / tau.
+
+A_j = sum_i |x_i - x_j|, with the hard absolute value. In sorted order neighbouring logits differ by
+
+    L_r(j + 1) - L_r(j) = (2 r - 2 j - 1) gap_j / tau,    gap_j = s_{j+1} - s_j >= 0,
+
+so a row peaks at j = r and falls off on both sides. Logits relative to that peak, summed outward from it,
+have terms of one sign: no cancellation, whatever n and the keys' offset.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from ..._axis import neighbours
+from ..._modes import Mode
+from ..._types import Float
+from ..base import Forms, Keys, PerRow, Ranks, always, applied, as_array
+from ..preprocess import spoiled
+from ..ties import kink
+
+
+def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    """Rows of P; at a half-integer rank the two neighbours share the peak."""
+    place = jnp.argsort(jnp.argsort(lax.stop_gradient(x), axis=-1), axis=-1)
+    in_order = sorted_rows(jnp.sort(x, axis=-1), ranks, tau, mode)
+    return jnp.take_along_axis(in_order, place[:, None, :], axis=-1)
+
+
+def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    """Rows of P for ascending keys s, in their order."""
+    n = s.shape[-1]
+    scale = tau[:, None, None]
+    r = as_array(ranks, s.dtype)[:, None]
+    j = jnp.arange(n - 1, dtype=s.dtype)[None, :]
+    # A gap beyond `reach` softnesses already ends a row's support; more would only overflow.
+    gap = jnp.minimum((s[:, 1:] - s[:, :-1])[:, None, :], mode.reach * scale) / scale
+    steps = (2 * r - 2 * j - 1)[None] * gap
+    zero = jnp.zeros_like(steps)
+    before, behind = (((0, 0), (0, 0), end) for end in ((1, 0), (0, 1)))
+    right = lax.cumsum(jnp.pad(jnp.where((j >= jnp.floor(r))[None], steps, zero), before), axis=2)
+    left = lax.cumsum(jnp.pad(jnp.where((j < jnp.floor(r))[None], steps, zero), behind), axis=2, reverse=True)
+    p = mode.project(jnp.maximum(right - left, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
+    return p + spoiled(tau)[:, None, None]
+
+
+def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
+    """Zero, with the derivative that makes |s_i - s_j| flat at a tie; the gap form takes one side's.
+
+    Terms that are constant in a row do not matter to its projection and are left out.
+    """
+    return kink(s, jnp.ones_like(s)[:, :, None])[:, :, 0] / tau[:, None]
+
+
+def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+    """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
+    positions = jnp.arange(x.shape[-1], dtype=x.dtype)
+    p = rows(x, neighbours(0, x.shape[-1]), tau, mode)
+    weighted: Array = jnp.einsum("brn,r->bn", p, positions, precision=lax.Precision.HIGHEST)
+    return weighted / jnp.sum(p, axis=1)
+
+
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always)

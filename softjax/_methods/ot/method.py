@@ -1,0 +1,168 @@
+"""Soft order by regularised optimal transport to a few anchors.
+
+(Cuturi, Teboul and Vert, arXiv:1905.11885; Xie et al., "Differentiable top-k with optimal transport", 2020;
+sparse modes after Blondel, Seguy and Rolet, arXiv:1710.06276, with the regulariser on each element's row.)
+The elements, of mass 1 each, are transported to anchors in [0, 1]: one of mass 1 for each wanted rank and, for each
+gap between wanted ranks, a filler with the mass of the ranks skipped. The plan's columns are the rows of P.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from ..._axis import neighbours
+from ..._modes import Mode
+from ..._types import Float
+from ..base import Forms, Keys, PerRow, Ranks, always, applied, as_array, count
+from ..preprocess import spoiled
+from . import newton_cg
+from .semidual_newton import Problem, SolverInfo, midway, plan, potentials
+from .two_anchors import pair_mask
+
+
+class Targets(NamedTuple):
+    """Anchors and masses of the bins, and which bin holds each wanted rank."""
+
+    anchors: Float[Array, " bins"]
+    masses: Float[Array, " bins"]
+    bins: np.ndarray | slice
+
+
+def wanted_bins(ranks: Ranks, n: int) -> np.ndarray | slice:
+    """Which bin holds each wanted rank."""
+    if isinstance(ranks, range):
+        return (np.cumsum(_masses(ranks, n) > 0) - 1)[1::2]
+    return slice(1, None, 2)
+
+
+def _masses(ranks: range, n: int) -> np.ndarray:
+    """Fillers and wanted ranks in turn; a filler may be empty."""
+    ends = np.array([-1, *ranks, n])
+    return np.stack([np.diff(ends) - 1, np.ones(len(ends) - 1, int)], axis=1).reshape(-1)[:-1]
+
+
+def cells(ranks: range, n: int) -> np.ndarray:
+    """The masses of the bins, none of them empty."""
+    masses = _masses(ranks, n)
+    return masses[masses > 0]
+
+
+def targets(ranks: Ranks, n: int, dtype) -> Targets:
+    """Walk the wanted ranks, in ascending order, and fill the gaps between them.
+
+    Traced ranks keep an empty bin, of mass 0 and at its neighbour's anchor, where static ones drop it; so do
+    those of rows of symbolic length.
+    """
+    if isinstance(ranks, range):  # by NumPy, since a compiler does not fold sums into constants
+        masses = cells(ranks, n).astype(dtype)
+        places = np.linspace(0, 1, len(masses), dtype=dtype)
+        return Targets(jnp.asarray(places), jnp.asarray(masses), wanted_bins(ranks, n))
+    ends = jnp.concatenate([jnp.full(1, -1.0, dtype), as_array(ranks, dtype), jnp.full(1, n, dtype)])
+    masses = jnp.stack([jnp.diff(ends) - 1, jnp.ones(count(ranks) + 1, dtype)], axis=1).reshape(-1)[:-1]
+    place = jnp.maximum(jnp.cumsum(masses > 0) - 1, 0).astype(dtype)
+    return Targets(place / jnp.maximum(place[-1], 1), masses, wanted_bins(ranks, n))
+
+
+def _problem(x: Keys, ranks: Ranks, tau: PerRow) -> tuple[Problem, np.ndarray | slice]:
+    n = x.shape[-1]
+    t = targets(ranks, n, x.dtype)
+    boundaries = None
+    if isinstance(ranks, range) and len(t.masses) > 1:
+        boundaries = midway(x, _pick, np.cumsum(cells(ranks, n))[:-1])
+    return Problem(x, t.anchors, t.masses, _resolved(tau), boundaries), t.bins
+
+
+def _resolved(tau: PerRow) -> PerRow:
+    """tau, but where floats no longer resolve logits of size 1 / tau: no smaller one decides anything."""
+    return jnp.maximum(tau, 2 * float(jnp.finfo(tau.dtype).eps))
+
+
+def _pick(a: Array, bins: np.ndarray | slice) -> Array:
+    """a[:, bins]; a slice where the bins are evenly spaced, whose transpose is no scatter."""
+    if isinstance(bins, slice):
+        return a[:, bins]
+    steps = np.unique(np.diff(bins))
+    if len(steps) > 1:
+        return a[:, bins]
+    return lax.slice_in_dim(a, int(bins[0]), int(bins[-1]) + 1, int(steps[0]) if len(steps) else 1, axis=1)
+
+
+def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    """Rows of P: columns of the plan, for ascending ranks that are all different."""
+    problem, bins = _problem(x, ranks, tau)
+    mass = _pick(plan(problem, mode), bins)
+    # 1 up to the solver's tolerance, and constant: the potentials' derivative keeps the sums.
+    return mass / lax.stop_gradient(jnp.sum(mass, axis=-1, keepdims=True)) + spoiled(tau)[:, None, None]
+
+
+def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+    """Every element's expected anchor: rows of the plan are distributions over the ranks."""
+    positions = jnp.arange(x.shape[-1], dtype=x.dtype)
+    problem, bins = _problem(x, neighbours(0, x.shape[-1]), tau)
+    p = _pick(plan(problem, mode), bins)
+    return jnp.matmul(positions, p, precision="highest") + spoiled(tau)[:, None]
+
+
+def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
+    """Transport to two anchors, of masses n - k and k: the upper one's column."""
+    return pair_mask(mode, x, k, _resolved(tau))[0] + spoiled(tau)[:, None]
+
+
+DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always, mask=mask)
+
+_FEW = 128
+"""Up to this many anchors the plan of n x anchors entries is kept, and its Laplacian inverted directly."""
+
+
+def writes(n: int, ranks: Ranks) -> bool:
+    """Do these ranks and the fillers between them make few anchors? Rows of symbolic length are never streamed."""
+    return not isinstance(n, int) or jax.eval_shape(lambda: targets(ranks, n, jnp.float32).masses).shape[0] <= _FEW
+
+
+def streamed_apply(
+    x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+) -> Float[Array, "batch r d"]:
+    """Rows of P times the payload, in O(n) memory however many ranks are wanted."""
+    if writes(x.shape[-1], ranks):
+        return DENSE.apply(x, ranks, payload, tau, mode)
+    problem, bins = _problem(x, ranks, tau)
+    psi, _ = newton_cg.potentials(mode, problem)
+    sums, _ = newton_cg.solved_sweep(mode, psi, problem, x[:, :, None] if payload is None else payload, None)
+    return _pick(sums[:, :, :-1] / lax.stop_gradient(sums[:, :, -1:]), bins) + spoiled(tau)[:, None, None]
+
+
+def streamed_transposed(
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y, in O(n) memory."""
+    if writes(x.shape[-1], ranks):
+        return jnp.matmul(jnp.swapaxes(rows(x, ranks, tau, mode), 1, 2), y, precision="highest")
+    problem, bins = _problem(x, ranks, tau)
+    psi, _ = newton_cg.potentials(mode, problem)
+    received = _pick(lax.stop_gradient(newton_cg.received(mode, problem)(psi)), bins)[:, :, None]
+    values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
+    return newton_cg.solved_sweep(mode, psi, problem, None, values)[1] + spoiled(tau)[:, None, None]
+
+
+def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
+    """Every element's expected anchor, in O(n) memory."""
+    if writes(x.shape[-1], neighbours(0, x.shape[-1])):
+        return rank(x, tau, mode)
+    problem, _ = _problem(x, range(x.shape[-1]), tau)
+    psi, _ = newton_cg.potentials(mode, problem)
+    positions = jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=x.dtype), x.shape)
+    return newton_cg.solved_sweep(mode, psi, problem, None, positions[:, :, None])[1][:, :, 0] + spoiled(tau)[:, None]
+
+
+def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
+    """How the potentials behind these rows are found: one solve, as in `streamed_apply`."""
+    problem, _ = _problem(x, ranks, tau)
+    if problem.anchors.shape[0] == 1:
+        return SolverInfo(jnp.zeros(tau.shape, jnp.int32), jnp.zeros_like(tau))
+    return (potentials if writes(x.shape[-1], ranks) else newton_cg.potentials)(mode, problem)[1]
+
+
+FAST = Forms(rows, streamed_apply, streamed_rank, mask=mask, transposed=streamed_transposed, writes=writes)

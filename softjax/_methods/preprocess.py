@@ -1,0 +1,149 @@
+"""From the input to the keys that an order works on: standardised, and with the farthest elements at nearer places."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from .._slope import with_slope_of
+from .._types import Float
+from .base import Keys, PerRow
+
+_LIFT = 2.0**60
+"""Elements beyond the largest float / 256 are brought nearer by this factor: room for sums and cotangents."""
+
+
+class Prepared(NamedTuple):
+    """Rows as an order can work on them without overflow, and the way back from its values.
+
+    `finite` is the input with what lies far out moved nearer, `standard` its standardised form, None where that does
+    not matter. `tau` is NaN for rows that hold one. Soft values that stem from a moved element are to be multiplied by
+    `lift`; one beyond `bound` can only stem from an infinity.
+    """
+
+    finite: Keys
+    standard: Keys | None
+    tau: PerRow
+    lift: Float[Array, "batch 1"]
+    bound: Float[Array, "batch 1"]
+
+
+@partial(jax.jit, static_argnames="standardize", inline=True)
+def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
+    """What an order is to work on, for an input and a softness."""
+    if standardize:
+        top = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+        # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
+        lift = jnp.where(top > _limit(x.dtype), jnp.full_like(top, _LIFT), jnp.ones_like(top))
+        lift, top = lax.optimization_barrier((lift, top))
+        finite = with_slope_of(x, x / lift)
+        soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[..., 0]
+        soft = lax.optimization_barrier(soft)
+        return Prepared(
+            finite, standardized(finite, top / lift), soft, lift, jnp.full_like(top, jnp.finfo(x.dtype).max)
+        )
+    finite, largest, lift, bound = _brought_nearer(x, lax.stop_gradient(tau)[..., None])
+    return Prepared(finite, None, _in_range(tau, largest[..., 0], x.shape[-1]), lift, bound)
+
+
+@partial(jax.jit, inline=True)
+def restored(soft: Float[Array, "batch r"], prepared: Prepared) -> Float[Array, "batch r"]:
+    """Soft values of `prepared.finite` as soft values of the input."""
+    fixed, most = lax.stop_gradient(soft), float(jnp.finfo(soft.dtype).max)
+    lifted = with_slope_of(soft, jnp.clip(fixed * prepared.lift, -most, most))
+    if prepared.standard is not None:
+        return lifted
+    size = jnp.abs(fixed)
+    out = jnp.where(size > most / 2.0**80, lifted, soft)
+    return jnp.where(size > prepared.bound, fixed * jnp.inf, out)
+
+
+@jax.custom_jvp
+def standardized(x: Keys, size: Float[Array, "batch 1"]) -> Keys:
+    """sigmoid((x - mean) / std) along each row: keys in (0, 1) whatever the input's place and scale.
+
+    A row whose deviation is within rounding of zero counts as constant, and its std as 1. `size` is the largest |x|.
+    """
+    return jax.nn.sigmoid(_scores(x, size)[0])
+
+
+@standardized.defjvp
+def _standardized_jvp(primals, tangents):
+    z, size, std = _scores(*primals)
+    y, change = jax.nn.sigmoid(z), tangents[0] / size / std
+    change = change - jnp.mean(change, axis=-1, keepdims=True)
+    return y, y * (1 - y) * (change - z * jnp.mean(z * change, axis=-1, keepdims=True))
+
+
+def _scores(x: Keys, size: Float[Array, "batch 1"]) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:
+    """z-scores, and what to divide by for them: first by the size, on which they do not depend, so that squares fit."""
+    size = jnp.where(size > 0, size, jnp.ones_like(size))
+    x = x / size
+    centred = lax.optimization_barrier(x - jnp.mean(x, axis=-1, keepdims=True))
+    variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+    varies = ~(variance <= (8 * jnp.finfo(x.dtype).eps) ** 2)  # true for NaN, which then propagates
+    std = jnp.sqrt(jnp.where(varies, variance, jnp.ones_like(variance)))
+    return lax.optimization_barrier(centred / std), size, std
+
+
+def _limit(dtype) -> float:
+    """Beyond it lie the last 8 powers of two, with what masks elements: `jnp.finfo(dtype).min`."""
+    return float(jnp.finfo(dtype).max) / 256
+
+
+def _brought_nearer(x: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
+    """x with elements beyond `_limit` at nearer places, the largest of the others, the factor, and the bound beyond
+    which a soft value can only stem from an infinity.
+
+    Those places are still beyond the reach of all others. No order looks so far, so that only differences between
+    neighbours matter: derivatives are the input's own. Rows whose other keys or whose softness are large, too, keep
+    what is finite. Infinities go to finite places beyond everything else.
+    """
+    most, size = float(jnp.finfo(x.dtype).max), lax.stop_gradient(jnp.abs(x))
+    far, none = size > _limit(x.dtype), jnp.zeros_like(size)
+    # Of all, of the finite ones and of those not far out, in one pass.
+    kinds = size, jnp.where(size > most, none, size), jnp.where(far, none, size)
+    larger = lambda a, b: [*map(jnp.maximum, a, b)]
+    top, largest, others = (
+        a[..., None] for a in lax.reduce(kinds, (np.zeros((), x.dtype),) * 3, larger, (x.ndim - 1,))
+    )
+    fits = (largest > _limit(x.dtype)) & (jnp.maximum(others, tau * 2.0**20) < most / 2.0**84)
+    scale = jnp.where(fits, 1 / _LIFT, jnp.ones_like(top))
+    largest = largest * scale
+    place = jnp.where(fits, most / 2.0**42, jnp.minimum(3 * largest + 1000 * tau, most / 8))
+    bound = jnp.where(jnp.isinf(top), largest + (place - largest) / (4 * x.shape[-1]), most)
+    largest, scale, bound, place = lax.optimization_barrier((largest, scale, bound, place))
+    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, with_slope_of(x, x * scale))
+    return jnp.where(far, moved, x), largest, 1 / scale, bound
+
+
+def _in_range(tau: PerRow, largest: PerRow, n: int) -> PerRow:
+    """tau, but where it is so small that nothing is soft any more, or so large that rows of P are constant."""
+    info = jnp.finfo(tau.dtype)
+    smallest = float(info.tiny) ** 0.5 * 8  # its square is not lost
+    floor = jnp.where(largest > 0, jnp.minimum(largest / 2.0**24, smallest), smallest)
+    ceiling = jnp.clip(largest * (4.0 * n * n / float(info.eps)), 2.0**60, float(info.max) / 2.0**12)
+    return lax.optimization_barrier(jnp.clip(tau, floor, ceiling))
+
+
+@partial(jax.jit, inline=True)
+def spoiled(tau: PerRow) -> PerRow:
+    """What to add to results: NaN for rows whose softness is not positive, else 0.
+
+    A compiler's vectorised exponential may make a number of NaN.
+    """
+    return jnp.where(tau > 0, jnp.zeros_like(tau), jnp.full_like(tau, jnp.nan))
+
+
+def knots(s: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:
+    """Keys and softness for the walk, and what to add to its results: NaN for rows that hold one, else 0."""
+    bad = jnp.any(jnp.isnan(s), axis=-1, keepdims=True) | ~(tau[:, None] > 0)
+    limit = float(jnp.finfo(s.dtype).max) / 4
+    # The gaps of a bad row are so wide that its walk stops at once.
+    apart = jnp.broadcast_to(1e20 * jnp.arange(s.shape[-1], dtype=s.dtype), s.shape)
+    places = jnp.where(bad, apart, jnp.clip(s, -limit, limit))
+    spoil = jnp.where(bad, jnp.full_like(s[:, :1], jnp.nan), jnp.zeros_like(s[:, :1]))
+    return places, jnp.where(bad, jnp.ones_like(s[:, :1]), tau[:, None]), spoil
