@@ -76,7 +76,7 @@ tune-beside:
 	@$(gpu_python) perf/gpu_check.py
 	@PERF_LOCK=$$(mktemp); export PERF_LOCK; waiting=; status=0; \
 	for what in rows columns chunks transport \
-	    "thresholds --orders ot" "thresholds --orders softsort" "thresholds --orders neuralsort"; do \
+	    "thresholds --methods ot" "thresholds --methods softsort" "thresholds --methods neuralsort"; do \
 	    $(gpu_python) perf/tune.py $$what $(TUNE_ARGS) & waiting="$$waiting $$!"; \
 	done; \
 	for process in $$waiting; do wait $$process || status=1; done; \

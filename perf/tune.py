@@ -36,7 +36,7 @@ from softjax_pallas.transport._limits import MAX_ANCHORS
 
 WHAT = (*tuning.FAMILIES, "thresholds")
 OPS = ("apply", "rows", "mask")
-ORDERS = ("ot", "softsort", "neuralsort")
+METHODS = ("ot", "softsort", "neuralsort")
 KINDS = ("forward", "function")
 """Methods of `Call` that make its programs: the result, and that with the gradient."""
 
@@ -82,17 +82,17 @@ def most(sizes: Sequence[int], found: Sequence[float]) -> int | None:
     return None if best is None else -best
 
 
-def plan(order: str, implementation: str, tiny: bool) -> dict[str, dict[Any, Call]]:
-    """What is raced for an order's rule: "op", "keys", "batch", "anchors", and for each sizes and calls."""
-    if order == "ot":
-        base = Call("apply", order, 2, 80, 1) if tiny else Call("apply", order, 1024, 1024, 7)
+def plan(method: str, implementation: str, tiny: bool) -> dict[str, dict[Any, Call]]:
+    """What is raced for a method's rule: "op", "keys", "batch", "anchors", and for each sizes and calls."""
+    if method == "ot":
+        base = Call("apply", method, 2, 80, 1) if tiny else Call("apply", method, 1024, 1024, 7)
         ops, keys = (OPS[:1], (80,)) if tiny else (OPS, (128, 256, 512, 2048, 8192))
         batches, anchors = ((2,), (2,)) if tiny else ((1, 16, 64, 256, 4096), (2, 4, 8, 16, 33, 47, 64, 128))
         held = MAX_ANCHORS[implementation]
         found = {"op": {op: replace(base, operator=op) for op in ops}}
         found["anchors"] = {a: replace(base, k=a - 1) for a in anchors if a <= held}
     else:
-        base = Call("argsort", order, 2, 40) if tiny else Call("argsort", order, 64, 1024)
+        base = Call("argsort", method, 2, 40) if tiny else Call("argsort", method, 64, 1024)
         keys, batches = ((40,), (2,)) if tiny else ((64, 128, 256, 512, 1024, 2048), (1, 8, 64))
         found = {"op": {"rows": base}}
     found["keys"] = {n: replace(base, n=n) for n in keys}
@@ -100,9 +100,9 @@ def plan(order: str, implementation: str, tiny: bool) -> dict[str, dict[Any, Cal
     return found
 
 
-def thresholds(order: str, implementation: str, seconds: float, tiny: bool) -> tuple[dict, list[dict]]:
-    """The rule of an order, and the measured ratios that it follows from."""
-    axes = plan(order, implementation, tiny)
+def thresholds(method: str, implementation: str, seconds: float, tiny: bool) -> tuple[dict, list[dict]]:
+    """The rule of a method, and the measured ratios that it follows from."""
+    axes = plan(method, implementation, tiny)
     calls = list(dict.fromkeys(call for sizes in axes.values() for call in sizes.values()))  # the axes meet
     keys = ((call, kind, name) for call in calls for kind in KINDS for name in (implementation, "xla"))
     lower = lambda call, kind, name: jax.jit(getattr(call, kind)(name)).lower(call.keys())
@@ -152,10 +152,10 @@ def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callab
         keep(tiles, {})
     if "thresholds" in wanted:
         with tuning.override(tuning.table({"tiles": {implementation: tiles}})):
-            for order in options.orders:
-                rule, log[f"thresholds {order}"] = thresholds(order, implementation, seconds, tiny)
-                print(f"{implementation} rule of {order}: {rule}", flush=True)
-                keep(tiles, {order: rule})
+            for method in options.methods:
+                rule, log[f"thresholds {method}"] = thresholds(method, implementation, seconds, tiny)
+                print(f"{implementation} rule of {method}: {rule}", flush=True)
+                keep(tiles, {method: rule})
     return log
 
 
@@ -165,8 +165,8 @@ def merged(old: dict, implementation: str, tiles: dict, rules: dict, measured: b
     all_tiles[implementation] = {**all_tiles.get(implementation, {}), **tiles}
     kernels = {**old.get("kernels", {})}
     platform = jax.devices()[0].platform
-    for order, rule in rules.items():
-        kernels[order] = {**kernels.get(order, {}), PLATFORMS.get(platform, platform): rule}
+    for method, rule in rules.items():
+        kernels[method] = {**kernels.get(method, {}), PLATFORMS.get(platform, platform): rule}
     about = context()
     head = {"measured": measured, "device": about["device"], "commit": about["commit"], "date": about["date"]}
     versions = {name: about[name] for name in ("jax", "jaxlib", "python")}
@@ -185,7 +185,9 @@ def main(arguments: list[str]) -> int:
     """Tune what was asked for and write the file; 1 where there is nothing to tune."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help=f"some of {', '.join(WHAT)}; all by default")
-    parser.add_argument("--orders", nargs="+", default=ORDERS, choices=ORDERS, help="whose thresholds; all by default")
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=METHODS, help="whose thresholds; all by default"
+    )
     parser.add_argument("--implementation", help="one of the implementations that run here; all by default")
     parser.add_argument("--output", type=Path, help="the file to write, in place of the device kind's")
     parser.add_argument("--log", type=Path, help="write what became of every candidate to this file")

@@ -1,22 +1,20 @@
-"""The only place where axes are moved and put back, and where forms meet batch axes.
+"""The only place where axes are moved and put back.
 
 Every array operator works on rows, an array (*batch, n): the softened axis last. Batch axes stay apart, so that each
-is sharded as it was; a form, which knows one batch axis, is mapped over the others.
+is sharded as it was; a form, which knows one, is mapped over the others (`softjax._sharding.over_rows`).
 """
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
 from . import _check
+from ._sharding import whole_along
 from ._types import Axis, Float, Softness
-from ._varying import mapped_mesh_axes, vary_alike
 
 
 def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
@@ -64,7 +62,7 @@ class Layout:
     def rows(self, x: Array) -> Float[Array, "*batch n"]:
         """x with the softened axes last and flattened."""
         kept = tuple(i for i in range(len(self.shape)) if i not in self.axes)
-        x = _whole_along(x, self.axes).transpose(kept + self.axes)
+        x = whole_along(x, self.axes).transpose(kept + self.axes)
         return x if len(self.axes) == 1 else x.reshape((*self.batch_shape, self.n))
 
     def softness(self, value: Softness, dtype, hard: bool = False) -> Float[Array, "*batch"]:
@@ -100,7 +98,7 @@ def refuse_symbol(n: Any) -> NoReturn:
 def layout_along(x: jax.Array, axis: int | None, name: str = "axis") -> tuple[Array, Layout]:
     """x and its layout for an operator that keeps the axis; axis=None flattens x first."""
     if axis is None:
-        x, axis = _whole_along(x, range(x.ndim)).reshape(-1), 0
+        x, axis = whole_along(x, range(x.ndim)).reshape(-1), 0
     layout = Layout(x.shape, (_check.axis(name, axis, x.ndim),))
     _not_empty(layout)
     return x, layout
@@ -116,66 +114,3 @@ def layout_reduced(x: jax.Array, axis: Axis) -> Layout:
 def _not_empty(layout: Layout) -> None:
     if layout.n == 0:
         _check.wrong("shape", layout.shape, "of at least one element along `axis`")
-
-
-def over_rows(function: Callable[..., Any], *arrays: jax.Array | None, shared: Sequence[jax.Array] = ()) -> Any:
-    """function(*arrays, *shared) for a function of arrays (batch, ...), where these are (*batch, ...).
-
-    On a mesh with explicit axes every device computes on its own rows. What is shared is the same for every row. The
-    first array says what the batch axes are and how rows are sharded. Anything else that is sharded is gathered.
-    """
-    keys = arrays[0]
-    assert keys is not None
-    run = _mapped(function, keys.ndim - 1, len(arrays), len(shared))
-    sharding = jax.typeof(keys).sharding
-    explicit = getattr(sharding.mesh, "explicit_axes", ())
-    if not explicit:
-        return run(*arrays, *shared)
-    rows, whole = PartitionSpec(*sharding.spec[: keys.ndim - 1]), PartitionSpec()
-    specs = (*(rows for _ in arrays), *(whole for _ in shared))
-    given = zip((*arrays, *shared), specs, strict=True)
-    placed = [None if a is None else _placed(a, sharding.mesh, spec) for a, spec in given]
-    if mapped_mesh_axes() & set(explicit):  # a shard_map could not take them, and knows nothing of a partition by rows
-        out = NamedSharding(sharding.mesh, rows)
-        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=out)(*placed)
-    # With its default checks: without them derivatives are summed over the axes that shard no rows.
-    run = jax.shard_map(run, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit))
-    return run(*placed)
-
-
-def _mapped(function: Callable[..., Any], batch_ndim: int, arrays: int, shared: int) -> Callable[..., Any]:
-    """`function`, which takes one batch axis, for so many."""
-    if batch_ndim == 0:
-
-        def one_row(*given):
-            one = [None if a is None else a[None] for a in given[:arrays]]
-            return jax.tree.map(lambda a: jnp.squeeze(a, 0), function(*one, *given[arrays:]))
-
-        return one_row
-    for _ in range(batch_ndim - 1):
-        function = jax.vmap(function, in_axes=(*(0,) * arrays, *(None,) * shared))
-    return function
-
-
-def placed_as_rows(a: jax.Array, rows: jax.Array) -> jax.Array:
-    """a (*batch, ...) where the rows (*batch, n) are: on a mesh with explicit axes, and over manual ones."""
-    a, _ = vary_alike((a, rows))
-    sharding = jax.typeof(rows).sharding
-    if not getattr(sharding.mesh, "explicit_axes", ()):
-        return a
-    return _placed(a, sharding.mesh, PartitionSpec(*sharding.spec[: rows.ndim - 1]))
-
-
-def _whole_along(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """x, gathered along the axes that an explicit mesh shards."""
-    sharding = jax.typeof(x).sharding
-    if not any(sharding.spec[i] for i in axes):
-        return x
-    spec = [None if i in axes else name for i, name in enumerate(sharding.spec)]
-    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
-
-
-def _placed(a: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
-    """The array, its first dimensions sharded so and the others whole."""
-    rest = (None,) * (a.ndim - len(spec))
-    return jax.sharding.reshard(a, NamedSharding(mesh, PartitionSpec(*spec, *rest)))

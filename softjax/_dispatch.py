@@ -14,7 +14,7 @@ import jax
 
 from . import _check
 from ._fused import run_where
-from ._methods import Order
+from ._methods import Method
 from ._methods.base import Forms
 from ._primitive import PLATFORMS, Target
 
@@ -60,7 +60,7 @@ OPS = ("rows", "apply", "rank", "mask")
 class Fused:
     """A form that may run as a kernel: the named one, or with None the one that suits where the program runs."""
 
-    order: str
+    method: str
     op: str
     implementation: str | None
     plain: Callable[..., Any] | None = None
@@ -69,9 +69,9 @@ class Fused:
         import softjax_pallas
 
         if self.implementation is not None:
-            return getattr(softjax_pallas.forms(self.order, self.implementation), self.op)(*arguments)
+            return getattr(softjax_pallas.forms(self.method, self.implementation), self.op)(*arguments)
         assert self.plain is not None
-        sources = softjax_pallas.choice.sources(self.order, self.op, self.plain, *arguments)
+        sources = softjax_pallas.choice.sources(self.method, self.op, self.plain, *arguments)
         return run_where(sources, self.plain, *arguments) if sources else self.plain(*arguments)
 
     def explain(self, target: Target, *arguments: Any) -> Explanation:
@@ -80,23 +80,23 @@ class Fused:
 
         found, reason = self.implementation, choose(self.implementation).reason
         if found is None:
-            found, reason = softjax_pallas.choice.pick(self.order, self.op, target, *arguments)
+            found, reason = softjax_pallas.choice.pick(self.method, self.op, target, *arguments)
         if found is None:
             return Explanation("xla", f"the fast form in plain JAX: {reason}")
-        return Explanation(found, reason, softjax_pallas.tiles(self.order, self.op, found, *arguments))
+        return Explanation(found, reason, softjax_pallas.tiles(self.method, self.op, found, *arguments))
 
 
-def forms(order: Order, implementation: str | None) -> Forms:
+def forms(method: Method, implementation: str | None) -> Forms:
     """The forms of a method by an implementation, or each by the one that suits where the program runs."""
     if implementation in OWN:
-        return order.forms(implementation)
+        return method.forms(implementation)
     if implementation is None:
-        return replace(order.xla, **{op: Fused(order.name, op, None, getattr(order.xla, op)) for op in order.fused})
+        return replace(method.xla, **{op: Fused(method.name, op, None, getattr(method.xla, op)) for op in method.fused})
     import softjax_pallas
 
-    theirs = softjax_pallas.forms(order.name, implementation)
+    theirs = softjax_pallas.forms(method.name, implementation)
     there = [op for op in OPS if getattr(theirs, op) is not None]
-    return replace(theirs, **{op: Fused(order.name, op, implementation) for op in there})
+    return replace(theirs, **{op: Fused(method.name, op, implementation) for op in there})
 
 
 _noted: ContextVar[list[tuple[Fused, tuple]] | None] = ContextVar("noted", default=None)

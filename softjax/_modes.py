@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ._sharding import vary_alike
 from ._types import Float
-from ._varying import vary_alike
 
 _MAX_STEPS = 50
 """Newton steps for a threshold; 5 to 10 are usual."""

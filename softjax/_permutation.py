@@ -16,8 +16,7 @@ from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import Span, layout_along, neighbours, refuse_symbol
-from ._methods.base import count
-from ._methods.ot.semidual_newton import SolverInfo
+from ._methods.base import SolverInfo, count
 from ._soft_rows import Softening, SoftRows, enter
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 

@@ -18,8 +18,7 @@ from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ._sharding import by_rows, row_spec
-from ._varying import unchecked, vary_alike
+from ._sharding import by_rows, row_spec, unchecked, vary_alike
 
 try:  # Which devices a program is lowered for is told to these primitives alone.
     from jax._src.dispatch import prim_requires_devices_during_lowering as _told_devices

@@ -15,9 +15,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_reduced, over_rows
-from ._methods import ORDERS
+from ._axis import Layout, layout_reduced
+from ._methods import METHODS
 from ._methods.hard_sort import pick
+from ._sharding import over_rows
 from ._soft_rows import Softening, SoftRows, enter
 from ._types import Axis, Float, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
 from ._weighted import finite_part, weighted_sum
@@ -132,7 +133,7 @@ def _at_neighbours(soft: SoftRows, near: _Neighbours, rows_at: Callable[[Array],
     both = jnp.stack([near.lower, near.upper], axis=1).reshape(-1)
     if jnp.issubdtype(both.dtype, jnp.floating):
         both = both.astype(soft.keys.dtype)
-    if soft.order.joint:  # rows wanted together would influence each other: one problem each
+    if soft.method.joint:  # rows wanted together would influence each other: one problem each
         found = jnp.squeeze(jax.vmap(rows_at, out_axes=axis)(both[:, None]), axis + 1)
     else:
         found = rows_at(both)
@@ -152,7 +153,7 @@ def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array
 def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "*batch r"]:
     """Rows of P times the input."""
     y = soft.wide_values(ranks, gated)
-    return y if soft.order.rank_step == 1 else y + _nan_between_infinities(soft.x, y)
+    return y if soft.method.rank_step == 1 else y + _nan_between_infinities(soft.x, y)
 
 
 @partial(jax.jit, inline=True)
@@ -185,7 +186,7 @@ def _value(
                 return plain  # JAX's to the last bit; beside infinities it is NaN where a neighbour has no weight
         y = over_rows(partial(_hard_values, rule=rule), soft.x, shared=(probability.reshape(-1),))
     else:
-        near = _neighbours(probability.reshape(-1), soft.n, rule, soft.order.rank_step)
+        near = _neighbours(probability.reshape(-1), soft.n, rule, soft.method.rank_step)
         y = _blend_values(*_at_neighbours(soft, near, lambda ranks: _soft_values(soft, ranks, gated)), near)
     return _lead(probability.ndim, y, soft.tau.ndim, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
 
@@ -195,7 +196,7 @@ def _index(
 ) -> SoftIndex:
     x, probability, layout, keepdims = _prepare(a, q, top, axis, keepdims, rule, softening)
     soft = enter(x, layout, softening, index=True)
-    step = 1.0 if soft.mode is None else soft.order.rank_step
+    step = 1.0 if soft.mode is None else soft.method.rank_step
     near = _neighbours(probability.reshape(-1), soft.n, rule, step)
     p = _blend_rows(*_at_neighbours(soft, near, soft.wide_rows), near)
     return _lead(probability.ndim, p, soft.tau.ndim, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
@@ -207,7 +208,7 @@ def _prepare(
     x, probability = _check.real("a", a), _probability(q, top)
     _check.choice("quantile_method", rule, RULES)
     if isinstance(softening.method, str) and softening.method in (*RULES, "inverted_cdf"):
-        legal = f"one of {', '.join(map(repr, ORDERS))}; the `method` of JAX's function is `quantile_method` here"
+        legal = f"one of {', '.join(map(repr, METHODS))}; the `method` of JAX's function is `quantile_method` here"
         _check.wrong("method", softening.method, legal)
     return x, probability, layout_reduced(x, axis), _check.flag("keepdims", keepdims)
 

@@ -14,15 +14,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from . import _check, _dispatch
-from ._axis import Layout, neighbours, over_rows, placed_as_rows, refuse_symbol
-from ._methods import ORDERS, Order
-from ._methods.base import Forms, Ranks, multiply
+from ._axis import Layout, neighbours, refuse_symbol
+from ._methods import METHODS, Method
+from ._methods.base import Forms, Ranks, SolverInfo, multiply
 from ._methods.hard_sort import gather, pick, unsort
 from ._methods.non_finite import ExtremesOf, Pulled, finite_part, known_finite
-from ._methods.ot.semidual_newton import SolverInfo
 from ._methods.preprocess import Prepared, prepare, restored, spoiled
 from ._modes import MODES, Mode
 from ._primitive import Applied
+from ._sharding import over_rows, placed_as_rows
 from ._types import Float, Implementation, Int, MethodName, ModeName, SoftIndex, Softness
 
 
@@ -46,7 +46,7 @@ class SoftRows:
     x: Float[Array, "*batch n"]
     prepared: Prepared
     mode: Mode | None
-    order: Order
+    method: Method
     forms: Forms
     layout: Layout
     dtype: jnp.dtype
@@ -145,7 +145,7 @@ class SoftRows:
 
     def _plain_forms(self) -> Forms:
         """Forms without kernels."""
-        return self.forms if self.forms is self.order.dense else self.order.xla
+        return self.forms if self.forms is self.method.dense else self.method.xla
 
     def _extremes(self, form: Callable, ranks: Ranks, payload: Array) -> Array:
         """What a payload's infinities and NaN add to a form of its finite part."""
@@ -165,10 +165,10 @@ class SoftRows:
 
     def solver_info(self, ranks: Ranks) -> SolverInfo:
         """The report of the solver behind these rows."""
-        if self.order.info is None or self.mode is None:
-            able = ", ".join(repr(name) for name, order in ORDERS.items() if order.info is not None)
-            _check.wrong("method", self.order.name, f"{able} in a soft mode: the others solve nothing")
-        return _call(self.order.info, self.mode, ranks, self.keys, self.tau)
+        if self.method.info is None or self.mode is None:
+            able = ", ".join(repr(name) for name, method in METHODS.items() if method.info is not None)
+            _check.wrong("method", self.method.name, f"{able} in a soft mode: the others solve nothing")
+        return _call(self.method.info, self.mode, ranks, self.keys, self.tau)
 
     def rank(self) -> Float[Array, "*batch n"]:
         """Zero-based ascending ranks, not yet in the input's dtype."""
@@ -221,21 +221,21 @@ def _unsort(permutation: Array, y: Array) -> Array:
 def enter(x: Array, layout: Layout, softening: Softening, *, index: bool) -> SoftRows:
     """Check what the caller gave and lay the input out as rows; `index` says that rows of P will be asked for."""
     mode = _check.choice("mode", softening.mode, MODES)
-    order = _check.choice("method", softening.method, ORDERS)
+    method = _check.choice("method", softening.method, METHODS)
     if softening.standardize is not None:
         _check.flag("standardize", softening.standardize)
     _dispatch.choose(softening.implementation)
-    forms = _dispatch.forms(order, softening.implementation)
+    forms = _dispatch.forms(method, softening.implementation)
     if index and forms.rows is None:
-        able = {name: entry for name, entry in ORDERS.items() if entry.dense.rows is not None}
+        able = {name: entry for name, entry in METHODS.items() if entry.dense.rows is not None}
         _check.wrong("method", softening.method, f"one of {', '.join(map(repr, able))} where indices are asked for")
     dtype = _check.compute_dtype(x.dtype)
     tau = layout.softness(softening.softness, dtype, hard=mode is None)
     rows = layout.rows(x.astype(dtype))
-    standardize = order.standardize if softening.standardize is None else softening.standardize
+    standardize = method.standardize if softening.standardize is None else softening.standardize
     if standardize and mode is not None:
         _check.no_infinities(x)
-    return SoftRows(rows, prepare(rows, tau, standardize), mode, order, forms, layout, x.dtype)
+    return SoftRows(rows, prepare(rows, tau, standardize), mode, method, forms, layout, x.dtype)
 
 
 def one_hot(indices: Array, n: int, dtype) -> SoftIndex:

@@ -13,9 +13,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_along, layout_reduced, neighbours, over_rows
+from ._axis import Layout, layout_along, layout_reduced, neighbours
 from ._methods.base import Ranks
 from ._payload import is_several, sort_together
+from ._sharding import over_rows
 from ._soft_rows import Softening, SoftRows, enter, one_hot
 from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 

@@ -10,21 +10,21 @@ from typing import Any
 from . import choice as choice
 from . import pairwise, transport
 
-_ORDERS = {"softsort": pairwise, "neuralsort": pairwise, "ot": transport}
+_METHODS = {"softsort": pairwise, "neuralsort": pairwise, "ot": transport}
 
 
-def forms(order: str, implementation: str):
+def forms(method: str, implementation: str):
     """The forms of a method by kernels of that implementation.
 
     **Arguments:**
-        order: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort" or "ot".
         implementation: "pallas_triton", "pallas_mosaic_gpu", "pallas_mosaic_tpu" or "pallas_interpret".
     **Returns:** `softjax._methods.base.Forms`. A form that has no kernel for a call, or whose JAX is too old for one,
         raises `NotImplementedError` with the reason when it is called.
     """
-    return replace(_ORDERS[order].forms(implementation)[order], transposes=False)
+    return replace(_METHODS[method].forms(implementation)[method], transposes=False)
 
 
-def tiles(order: str, op: str, implementation: str, *arguments: Any) -> dict[str, int]:
+def tiles(method: str, op: str, implementation: str, *arguments: Any) -> dict[str, int]:
     """Sizes of the tiles in which a kernel works on a call, by name."""
-    return _ORDERS[order].tiles(op, implementation, *arguments)
+    return _METHODS[method].tiles(op, implementation, *arguments)

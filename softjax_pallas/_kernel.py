@@ -59,10 +59,10 @@ def unsupported(implementation: str, dtype: Any) -> str | None:
     return None
 
 
-def cannot_run(implementation: str, op: str, order: str, reason: str) -> NotImplementedError:
+def cannot_run(implementation: str, op: str, method: str, reason: str) -> NotImplementedError:
     """The error of a named kernel that does not serve a call: it never falls back, and says what can."""
     return NotImplementedError(
-        f"implementation={implementation!r} cannot run {op} of method {order!r}: {reason}. implementation='xla' can."
+        f"implementation={implementation!r} cannot run {op} of method {method!r}: {reason}. implementation='xla' can."
     )
 
 
@@ -153,7 +153,7 @@ class Named(Source):
     """The kernel that was asked for by name, wherever the program runs."""
 
     implementation: str
-    order: str
+    method: str
     op: str
     kernel: Kernel
     plain = None
@@ -165,14 +165,14 @@ class Named(Source):
             raise cannot_run(
                 self.implementation,
                 self.op,
-                self.order,
+                self.method,
                 f"it is compiled for {platform}, and this program is for {target.platform}",
             )
         if target is not None and (reason := needs_other_hardware(self.implementation, target.device)) is not None:
-            raise cannot_run(self.implementation, self.op, self.order, reason)
+            raise cannot_run(self.implementation, self.op, self.method, reason)
         if target is not None and not target.local:
             raise cannot_run(
-                self.implementation, self.op, self.order, "XLA cannot split a kernel over devices, jax.shard_map does"
+                self.implementation, self.op, self.method, "XLA cannot split a kernel over devices, jax.shard_map does"
             )
         return self.kernel
 
@@ -193,7 +193,7 @@ class Named(Source):
         return set(_traced(self.kernel.value, *arguments)[1].effects)
 
     def no_derivative(self, what):
-        return cannot_run(self.implementation, self.op, self.order, f"a kernel has no {what}")
+        return cannot_run(self.implementation, self.op, self.method, f"a kernel has no {what}")
 
 
 class Traced(abc.ABC):

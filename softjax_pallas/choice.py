@@ -18,31 +18,31 @@ _BY = {"transposed": "apply"}
 """Forms that run the kernels of another, and are chosen as it is."""
 
 
-def sources(order: str, op: str, plain: Call, *arguments: Any) -> list[Source]:
+def sources(method: str, op: str, plain: Call, *arguments: Any) -> list[Source]:
     """One for each platform on which a call may get a kernel, once its batch and the device are known."""
 
     def may(platform: str) -> bool:
-        wanted = any(_refusal(order, op, platform, kind, *arguments) is None for kind in tuning.kinds())
-        return wanted and any(_unserved(i, order, op, *arguments) is None for i in PLATFORMS[platform])
+        wanted = any(_refusal(method, op, platform, kind, *arguments) is None for kind in tuning.kinds())
+        return wanted and any(_unserved(i, method, op, *arguments) is None for i in PLATFORMS[platform])
 
-    return [Chosen(order, op, plain, platform) for platform in PLATFORMS if may(platform)]
+    return [Chosen(method, op, plain, platform) for platform in PLATFORMS if may(platform)]
 
 
-def pick(order: str, op: str, target: Target, *arguments: Any) -> tuple[str | None, str]:
+def pick(method: str, op: str, target: Target, *arguments: Any) -> tuple[str | None, str]:
     """The implementation for a target, None for plain JAX, and the reason."""
     platform, kind = target.platform, getattr(target.device, "device_kind", None)
     if platform not in PLATFORMS:
         return None, f"there are no kernels for {platform}"
     if not target.local:
         return None, f"XLA would have to split a kernel over several {platform} devices: use shard_map"
-    if (reason := _refusal(order, op, platform, kind, *arguments, batch=arguments[0].shape[0])) is not None:
+    if (reason := _refusal(method, op, platform, kind, *arguments, batch=arguments[0].shape[0])) is not None:
         return None, reason
     implementation = _by_capability(target)
     if implementation is None:
         return None, f"no kernel is known to run on {kind or f'an unknown {platform} device'}"
-    if (reason := _unserved(implementation, order, op, *arguments)) is not None:
+    if (reason := _unserved(implementation, method, op, *arguments)) is not None:
         return None, reason
-    found = tuning.rule(order, platform, kind)
+    found = tuning.rule(method, platform, kind)
     measured = "measured" if found is not None and found.measured else "a default, not measured"
     return implementation, f"chosen for {platform} by size ({measured})"
 
@@ -58,51 +58,51 @@ def _by_capability(target: Target) -> str | None:
 
 
 def _refusal(
-    order: str, op: str, platform: str, kind: str | None, *arguments: Any, batch: int | None = None
+    method: str, op: str, platform: str, kind: str | None, *arguments: Any, batch: int | None = None
 ) -> str | None:
     """Why no kernel is chosen on a platform, or None."""
     x = arguments[0]
     if jax_version() < OLDEST_JAX:
         return f"kernels need JAX >= {'.'.join(map(str, OLDEST_JAX))}, this is {jax.__version__}"
-    if (found := tuning.rule(order, platform, kind)) is None:
-        return f"no kernel is chosen for method {order!r} on {platform}"
+    if (found := tuning.rule(method, platform, kind)) is None:
+        return f"no kernel is chosen for method {method!r} on {platform}"
     if not isinstance(x.shape[1], int):
         return "the length of rows is symbolic"
     if op in ("rows", "apply", "transposed") and not isinstance(arguments[1], range):
         return "ranks are traced"
     if jnp.dtype(x.dtype) != jnp.float32:
         return f"kernels compute in float32, not {jnp.dtype(x.dtype).name}"
-    return found.refusal(_BY.get(op, op), batch, x.shape[1], anchors(op, *arguments) if order == "ot" else 0)
+    return found.refusal(_BY.get(op, op), batch, x.shape[1], anchors(op, *arguments) if method == "ot" else 0)
 
 
-def _unserved(implementation: str, order: str, op: str, *arguments: Any) -> str | None:
+def _unserved(implementation: str, method: str, op: str, *arguments: Any) -> str | None:
     """Why an implementation cannot run a call, or None."""
-    if order == "ot":
+    if method == "ot":
         return transport.refusal(implementation, op, *arguments)
     op = _BY.get(op, op)
-    if op not in LEAN[order]:
-        return f"no kernel of {op!r} of {order!r} is chosen, by name there may be one"
-    return pairwise.refusal(implementation, order, op, *arguments)
+    if op not in LEAN[method]:
+        return f"no kernel of {op!r} of {method!r} is chosen, by name there may be one"
+    return pairwise.refusal(implementation, method, op, *arguments)
 
 
 @dataclass(frozen=True)
 class Chosen(Source):
     """A form by the kernel that `pick` finds for the platform, or in plain JAX."""
 
-    order: str
+    method: str
     op: str
     plain: Call | None
     platform: str | None
 
     def at(self, target, *arguments):
-        implementation = None if target is None else pick(self.order, self.op, target, *arguments)[0]
+        implementation = None if target is None else pick(self.method, self.op, target, *arguments)[0]
         if implementation is None:
             return None
-        if self.order == "ot":
+        if self.method == "ot":
             return TransportKernel(implementation, self.op)
         if self.op == "transposed":
-            return TransposedKernel(implementation, self.order)
-        return LeanKernel(implementation, self.order, self.op)
+            return TransposedKernel(implementation, self.method)
+        return LeanKernel(implementation, self.method, self.op)
 
     def result(self, *arguments):
         x = arguments[0]
@@ -120,10 +120,10 @@ class Chosen(Source):
     def saved(self, *arguments):
         if self.op == "transposed":
             return ()
-        if self.order != "ot":
-            return LeanKernel.saved(self.order, self.op, *arguments)
+        if self.method != "ot":
+            return LeanKernel.saved(self.method, self.op, *arguments)
         potentials = jax.ShapeDtypeStruct((arguments[0].shape[0], anchors(self.op, *arguments)), jnp.float32)
         return potentials, potentials
 
     def no_derivative(self, what):
-        return NotImplementedError(f"{self.op} of method {self.order!r} has no {what}.")
+        return NotImplementedError(f"{self.op} of method {self.method!r} has no {what}.")

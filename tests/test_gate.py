@@ -32,8 +32,8 @@ def plant(monkeypatch):
     """Plants the regression: SoftSort's definition, n x n numbers, runs where its fast form is asked for."""
 
     def dense_under_the_fast_name():
-        order = _methods.ORDERS["softsort"]
-        monkeypatch.setitem(_methods.ORDERS, "softsort", dataclasses.replace(order, xla=order.dense))
+        method = _methods.METHODS["softsort"]
+        monkeypatch.setitem(_methods.METHODS, "softsort", dataclasses.replace(method, xla=method.dense))
         jax.clear_caches()
 
     yield dense_under_the_fast_name

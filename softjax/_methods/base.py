@@ -6,7 +6,7 @@ elements. `ranks` is a range of step 1, the like with symbols, or a 1-D array of
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,22 @@ from jax import Array
 
 from .._axis import Span
 from .._modes import Mode
-from .._types import Float
-from .ot.semidual_newton import SolverInfo
+from .._types import Float, Int
 
 Ranks = range | Span | jax.Array
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]
+
+
+class SolverInfo(NamedTuple):
+    """How a solver of marginals fared, one entry for each row of the batch.
+
+    `iterations` counts its steps; `marginal_error` is the largest difference between what an anchor receives and its
+    mass, in elements.
+    """
+
+    iterations: Int[Array, "*batch"]
+    marginal_error: Float[Array, "*batch"]
 
 
 class Rows(Protocol):
@@ -85,7 +95,7 @@ class Forms:
 
 
 @dataclass(frozen=True)
-class Order:
+class Method:
     """One method: its implementations by name, "dense" (the readable definition) and "xla" (the fast form).
 
     `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own. `joint` says that rows depend

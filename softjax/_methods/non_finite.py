@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from .._axis import over_rows
 from .._check import is_concrete
 from .._modes import Mode
 from .._primitive import Operator
-from .._varying import vary_alike
+from .._sharding import over_rows, vary_alike
 from .base import Apply, Keys, PerRow, Ranks
 
 

@@ -1,4 +1,4 @@
-"""From the input to the keys that an order works on: standardised, and with the farthest elements at nearer places."""
+"""From the input to the keys that a method works on: standardised, and with the farthest elements at nearer places."""
 
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _LIFT = 2.0**60
 
 
 class Prepared(NamedTuple):
-    """Rows as an order can work on them without overflow, and the way back from its values.
+    """Rows as a method can work on them without overflow, and the way back from its values.
 
     `finite` is the input with what lies far out moved nearer, `standard` its standardised form, None where that does
     not matter. `tau` is NaN for rows that hold one. Soft values that stem from a moved element are to be multiplied by
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
 
 @partial(jax.jit, static_argnames="standardize", inline=True)
 def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
-    """What an order is to work on, for an input and a softness."""
+    """What a method is to work on, for an input and a softness."""
     if standardize:
         top = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
         # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
@@ -98,7 +98,7 @@ def _brought_nearer(x: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
     """x with elements beyond `_limit` at nearer places, the largest of the others, the factor, and the bound beyond
     which a soft value can only stem from an infinity.
 
-    Those places are still beyond the reach of all others. No order looks so far, so that only differences between
+    Those places are still beyond the reach of all others. No method looks so far, so that only differences between
     neighbours matter: derivatives are the input's own. Rows whose other keys or whose softness are large, too, keep
     what is finite. Infinities go to finite places beyond everything else.
     """

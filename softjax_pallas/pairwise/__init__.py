@@ -1,4 +1,4 @@
-"""Kernels of the orders whose rows compare pairs of elements: SoftSort and NeuralSort."""
+"""Kernels of the methods whose rows compare pairs of elements: SoftSort and NeuralSort."""
 
 from ._tiles import tiles as tiles
 from .op import Compiled as Compiled

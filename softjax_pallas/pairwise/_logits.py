@@ -1,4 +1,4 @@
-"""The logits of a pair (row, column) under each order, and what they depend on: all that tells the orders apart.
+"""The logits of a pair (row, column) under each method, and what they depend on: all that tells the methods apart.
 
 SoftSort: -|q_r - x_j| / tau, from one key per row and column.
 

@@ -23,8 +23,8 @@ from softjax._modes import Mode
 from softjax._types import Float
 
 from .._kernel import LINES
+from . import _hard_sort, _tiled, _tiles
 from . import _maths as maths
-from . import _order, _tiled, _tiles
 from ._launch import scale_of
 from ._lean import Rule, Solve, whole
 from ._scan import doubled, scan_of
@@ -77,9 +77,9 @@ def distributions(spec: Spec, ranks: range | tuple[float, ...], x: Keys, tau: Pe
 
 def _unsorted(spec, ranks, x, tau):
     """Operands for columns in the order given, and the ascending keys with their permutation."""
-    s, permutation, _ = _order.ascending(spec.implementation, x)
+    s, permutation, _ = _hard_sort.ascending(spec.implementation, x)
     ordered = _columns(spec.implementation, s)
-    columns = _order.back(spec.implementation, ordered, permutation)
+    columns = _hard_sort.back(spec.implementation, ordered, permutation)
     return Common(_rows(ordered, ranks), columns, scale_of(x, tau)), s, permutation
 
 
@@ -93,9 +93,9 @@ def _distributions_backward(spec, ranks, residuals, g):
     del ranks
     common, s, permutation, tau, norm = residuals
     _, columns, _ = _tiled.pull(spec, common, norm, _tiled.matrix(g))
-    sums = _order.forth(spec.implementation, columns[:, :3], permutation)
+    sums = _hard_sort.forth(spec.implementation, columns[:, :3], permutation)
     dx, dtau = _through_sorted(spec, s, tau, sums)
-    return _order.back(spec.implementation, dx[:, None], permutation)[:, 0], dtau
+    return _hard_sort.back(spec.implementation, dx[:, None], permutation)[:, 0], dtau
 
 
 distributions.defvjp(_distributions_forward, _distributions_backward)
@@ -283,7 +283,7 @@ def apply(
     solve: Solve = whole,
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
-    s, _, v = _order.ascending(implementation, x, payload)
+    s, _, v = _hard_sort.ascending(implementation, x, payload)
     spec = _spec(implementation, mode)
     if _tiles.few("neuralsort", mode, count(ranks), x.shape[1]):
         return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(solve(AVERAGES, (spec, r), s, tau, v), 1, -1))
@@ -292,7 +292,7 @@ def apply(
 
 def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode, solve: Solve = whole) -> Keys:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
-    s, permutation, _ = _order.ascending(implementation, x)
+    s, permutation, _ = _hard_sort.ascending(implementation, x)
     positions = lax.broadcasted_iota(jnp.float32, s.shape, 1)
     ranks = positions + solve(RANK_OFFSETS, (_spec(implementation, mode),), s, tau)
-    return _order.back(implementation, ranks[:, None], permutation)[:, 0].astype(x.dtype)
+    return _hard_sort.back(implementation, ranks[:, None], permutation)[:, 0].astype(x.dtype)

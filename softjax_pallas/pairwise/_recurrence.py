@@ -14,7 +14,7 @@ from softjax._modes import Mode
 from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU
-from . import _order, _tiles
+from . import _hard_sort, _tiles
 from . import _recurrence_bodies as bodies
 from ._launch import launch, scale_of
 from ._operands import OWN_COLUMNS, PARTS, SCALAR, results
@@ -160,7 +160,7 @@ def apply(
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
     del mode
-    s, _, v = _order.ascending(implementation, x, payload)
+    s, _, v = _hard_sort.ascending(implementation, x, payload)
     # Half precision ends at the sort: differences of keys and of payloads are taken in float32.
     dtype, s, v = v.dtype, s.astype(jnp.float32), v.astype(jnp.float32)
     # Averages of offsets from the row's middle keep the digits of a payload far from zero.
@@ -172,9 +172,9 @@ def apply(
 def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     del mode
-    s, permutation, _ = _order.ascending(implementation, x)
+    s, permutation, _ = _hard_sort.ascending(implementation, x)
     s = s.astype(jnp.float32)
     # Mosaic GPU's search for layouts does not come to an end where numbers are made in the kernel.
     v = _numbers(s) if implementation in MOSAIC_GPU else None
     y = averages(implementation, s, tau, v) + float(x.shape[1] // 2)
-    return _order.back(implementation, y, permutation)[:, 0].astype(x.dtype)
+    return _hard_sort.back(implementation, y, permutation)[:, 0].astype(x.dtype)

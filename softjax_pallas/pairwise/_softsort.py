@@ -18,7 +18,7 @@ from softjax._modes import Mode
 from softjax._types import Float
 
 from .._kernel import MOSAIC_GPU
-from . import _order, _recurrence, _tiled, _tiles
+from . import _hard_sort, _recurrence, _tiled, _tiles
 from ._launch import scale_of
 from ._lean import Rule, Solve, whole
 from ._tiled import Common, Spec
@@ -129,7 +129,7 @@ def apply(
         return jnp.moveaxis(y, 1, -1)
     if mode.degree is None:
         return _recurrence.apply(implementation, x, ranks, payload, tau, mode)
-    s, _, v = _order.ascending(implementation, x, payload)
+    s, _, v = _hard_sort.ascending(implementation, x, payload)
     y = averages(_spec(implementation, mode), True, s, s, tau, v)
     return pick(jnp.moveaxis(y, 1, -1), ranks)
 
@@ -138,8 +138,8 @@ def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     if mode.degree is None:
         return _recurrence.rank(implementation, x, tau, mode)
-    s, permutation, _ = _order.ascending(implementation, x)
+    s, permutation, _ = _hard_sort.ascending(implementation, x)
     n = s.shape[1]
     numbers = lax.broadcasted_iota(jnp.float32, (s.shape[0], 1, n), 2) - float(n // 2)
     y = averages(_spec(implementation, mode), True, s, s, tau, numbers)
-    return _order.back(implementation, y + float(n // 2), permutation)[:, 0].astype(x.dtype)
+    return _hard_sort.back(implementation, y + float(n // 2), permutation)[:, 0].astype(x.dtype)

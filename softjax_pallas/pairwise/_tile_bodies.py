@@ -1,4 +1,4 @@
-"""The kernels over tiles, for both orders and all modes. Rows: O(r n) work; with bounds, only the tiles that matter.
+"""The kernels over tiles, for both methods and all modes. Rows: O(r n) work; with bounds, only the tiles that matter.
 
 Operands common to all: values per row, values per column, 1 / tau, and the bounds of the tiles to visit where the
 matrix has a band. `Kernel` is bound to one program and knows how to fold over its tiles.
@@ -129,7 +129,7 @@ def back_rows(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs:
 
 
 def back_columns(p: Program, pairs: Pairs, degree: int | None, common: tuple, refs: tuple) -> None:
-    """From a cotangent g of P: column sums of zbar times what the order asks for, of zbar z, and P^T w if g = w v^T."""
+    """From a cotangent g of P: column sums of zbar times what the method asks for, of zbar z; P^T w if g = w v^T."""
     k, (*given, norm_ref, centre_ref, out_ref) = Kernel(p, pairs, degree, common, False), refs
     d = given[1].shape[-2] if len(given) == 2 else 0
     cotangent = _cotangent(k, given)

@@ -20,7 +20,7 @@ from ._logits import NeuralSortPairs, Pairs, SoftSortPairs, TransportPairs
 from ._operands import BOUNDS, MATRIX, OWN_COLUMNS, OWN_ROWS, SCALAR, WHOLE_COLUMNS, WHOLE_ROWS, results
 
 SPILLS = "pallas_triton", "neuralsort", 3
-"""What gets half a tile's columns: one of 32 x 64 spills 16 bytes on sm_80 (implementation, order, degree)."""
+"""What gets half a tile's columns: one of 32 x 64 spills 16 bytes on sm_80 (implementation, method, degree)."""
 PAIRS = {"softsort": SoftSortPairs, "neuralsort": NeuralSortPairs, "transport": TransportPairs}
 
 
@@ -29,14 +29,14 @@ class Spec:
     """What a kernel is built from, besides shapes."""
 
     implementation: str
-    order: str
+    method: str
     degree: int | None
     reach: float
 
     @property
     def pairs(self) -> Pairs:
-        """The order's logits."""
-        return PAIRS[self.order](self.reach)
+        """The method's logits."""
+        return PAIRS[self.method](self.reach)
 
 
 class Common(NamedTuple):
@@ -84,9 +84,9 @@ def run(spec: Spec, body: Any, by_rows: bool, common: Common, more: tuple[tuple,
     def bound(program, refs):
         body(program, spec.pairs, spec.degree, tuple(refs[:count]), tuple(refs[count:]))
 
-    bound.__name__ = f"{spec.order}_{body.__name__}"
+    bound.__name__ = f"{spec.method}_{body.__name__}"
     tile = _tiles.matrix(spec.implementation, "rows" if by_rows else "columns", *sizes)
-    if (spec.implementation, spec.order, spec.degree) == SPILLS:
+    if (spec.implementation, spec.method, spec.degree) == SPILLS:
         tile = replace(tile, columns=max(1, tile.columns // 2))
     return launch(spec.implementation, bound, by_rows, sizes, ((*inputs, *more[0]), outputs), tile)(*arrays, *more[1])
 

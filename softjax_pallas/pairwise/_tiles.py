@@ -19,9 +19,9 @@ FEW = 16
 """Up to this many rows are computed one by one, O(n) each and without a sort or a band."""
 
 
-def few(order: str, mode: Mode, wanted: int, n: int) -> bool:
+def few(method: str, mode: Mode, wanted: int, n: int) -> bool:
     """Are rows times a payload computed one by one? In c0, c1, c2 SoftSort's are up to an eighth of all."""
-    return wanted <= (max(FEW, n // 8) if order == "softsort" and mode.degree is not None else FEW)
+    return wanted <= (max(FEW, n // 8) if method == "softsort" and mode.degree is not None else FEW)
 
 
 def fit(implementation: str, tile: Tile, rows: int, columns: int) -> Tile:

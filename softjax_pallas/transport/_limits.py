@@ -79,7 +79,7 @@ def _pass_lines(channels: int) -> int:
 OPS = ("rows", "apply", "rank", "mask")
 
 
-def supports(op: str, order: str, dtype, shape: tuple[int, ...], implementation: str) -> str | None:
+def supports(op: str, method: str, dtype, shape: tuple[int, ...], implementation: str) -> str | None:
     """Why `implementation` cannot run an operation, or None.
 
     `shape` is (batch, n, anchors, payload): the last is 0 where the rows of P are the result. For "rank" and "mask"
@@ -87,8 +87,8 @@ def supports(op: str, order: str, dtype, shape: tuple[int, ...], implementation:
     """
     if implementation not in MAX_ANCHORS:
         return f"{implementation!r} is no kernel implementation"
-    if op not in OPS or order != "ot":
-        return f"there is no transport kernel for {op!r} of {order!r}"
+    if op not in OPS or method != "ot":
+        return f"there is no transport kernel for {op!r} of {method!r}"
     if (reason := unsupported(implementation, dtype)) is not None:
         return reason
     _, n, k, payload = (*shape, *{"rank": (shape[1], 0), "mask": (2, 0)}.get(op, ()))[:4]

@@ -113,8 +113,8 @@ def table(data: Mapping[str, Any]) -> Table:
     """
     measured = bool(data.get("measured", False))
     kernels = {
-        order: {p: Rule(**r | {"ops": tuple(r["ops"]), "measured": measured}) for p, r in rules.items()}
-        for order, rules in data.get("kernels", {}).items()
+        method: {p: Rule(**r | {"ops": tuple(r["ops"]), "measured": measured}) for p, r in rules.items()}
+        for method, rules in data.get("kernels", {}).items()
     }
     tiles: dict[str, dict[str, Tile | tuple[Keys, ...]]] = {}
     for implementation, families in data.get("tiles", {}).items():
@@ -160,10 +160,10 @@ _NOTHING = Table()
 _over: ContextVar[Table] = ContextVar("over", default=_NOTHING)
 
 
-def rule(order: str, platform: str, kind: str | None = None) -> Rule | None:
+def rule(method: str, platform: str, kind: str | None = None) -> Rule | None:
     """The rule of a method on a platform, for a device kind where it is known; None where no kernel is chosen."""
     for found in (_over.get(), _stored(kind), _stored(None)):
-        if (rule := found.kernels.get(order, {}).get(platform)) is not None:
+        if (rule := found.kernels.get(method, {}).get(platform)) is not None:
             return rule
     return None
 

@@ -12,18 +12,18 @@ import oracle
 import pytest
 from cases import SOFT_MODES, UNIT, x64
 
-from softjax._methods import ORDERS
+from softjax._methods import METHODS
 from softjax._modes import MODES
 from softjax_pallas import pairwise
 
-ORDER_NAMES = ("softsort", "neuralsort")
+METHOD_NAMES = ("softsort", "neuralsort")
 # What c0 and c2 change is in the rows; a rank differs from them by its payload or its direction.
 COMBINATIONS = [
-    (order, op, mode)
-    for order in ORDER_NAMES
+    (method, op, mode)
+    for method in METHOD_NAMES
     for op in ("rows", "apply", "rank")
     for mode in SOFT_MODES
-    if op == "rows" or mode in ("smooth", "c1") or (op, order) == ("apply", "softsort")
+    if op == "rows" or mode in ("smooth", "c1") or (op, method) == ("apply", "softsort")
 ]
 
 
@@ -46,7 +46,7 @@ BLOCK = 128
 """Rows of the largest block whose logits are relative to its first row."""
 
 
-def rounding(order, x):
+def rounding(method, x):
     """What results inherit from a kernel's logits: a unit of the last place of the largest sum that they come from.
 
     SoftSort's is a difference of keys; NeuralSort's is summed over a block's rows. Relative to a weighted mean of P.
@@ -54,11 +54,11 @@ def rounding(order, x):
     ascending = np.sort(x, axis=-1)
     n = min(BLOCK, x.shape[-1])
     near = np.max(ascending[:, n - 1 :] - ascending[:, : x.shape[-1] - n + 1])
-    size = np.ptp(x, axis=-1).max() if order == "softsort" else n * near
+    size = np.ptp(x, axis=-1).max() if method == "softsort" else n * near
     return np.finfo(np.float32).eps * (1 + size / softness(len(x)).min())
 
 
-def size(order, op, mode, x, tau, v):
+def size(method, op, mode, x, tau, v):
     """What an error of P is multiplied by in a result: entries are at most 1, ranks as far as P reaches."""
     if op != "rank":
         return 1.0 if op == "rows" else np.abs(v).max()
@@ -66,7 +66,7 @@ def size(order, op, mode, x, tau, v):
     apart = np.abs(np.arange(n)[:, None] - np.arange(n)[None])
 
     def reach(x, tau):
-        columns = oracle.rows(np.sort(x), np.arange(n), tau, mode, order)
+        columns = oracle.rows(np.sort(x), np.arange(n), tau, mode, method)
         return np.max(np.sum(columns * apart, axis=0) / np.sum(columns, axis=0))
 
     return 1 + max(map(reach, x, tau))
@@ -92,14 +92,14 @@ def value_and_gradients(forms, op, mode, ranks, arguments, weights):
     return y, gradients
 
 
-def expected(order, op, mode, ranks, x, tau, v):
+def expected(method, op, mode, ranks, x, tau, v):
     """The oracle's value of every row."""
     if op == "rank":
-        one = lambda x, tau, v: oracle.ranking(x, tau, mode, order, descending=False)
+        one = lambda x, tau, v: oracle.ranking(x, tau, mode, method, descending=False)
     elif op == "rows":
-        one = lambda x, tau, v: oracle.rows(x, np.asarray(ranks), tau, mode, order)
+        one = lambda x, tau, v: oracle.rows(x, np.asarray(ranks), tau, mode, method)
     else:
-        one = lambda x, tau, v: oracle.rows(x, np.asarray(ranks), tau, mode, order) @ v
+        one = lambda x, tau, v: oracle.rows(x, np.asarray(ranks), tau, mode, method) @ v
     return np.stack([one(*row) for row in zip(x, tau, v, strict=True)])
 
 
@@ -114,15 +114,15 @@ def weights_of(want):
 
 
 @functools.cache
-def definition(order, op, mode, shape, ranks):
+def definition(method, op, mode, shape, ranks):
     """The oracle's value, float64 gradients of the definition, and `size`: the same for every implementation."""
     arguments = drawn(*shape)
-    want = expected(order, op, mode, ranks, *arguments)
+    want = expected(method, op, mode, ranks, *arguments)
     with x64():
         arrays = [jnp.asarray(a) for a in arguments]
-        dense, weights = ORDERS[order].dense, jnp.asarray(weights_of(want))
+        dense, weights = METHODS[method].dense, jnp.asarray(weights_of(want))
         gradients = [np.asarray(g) for g in value_and_gradients(dense, op, mode, ranks, arrays, weights)[1]]
-    return want, gradients, size(order, op, mode, *arguments)
+    return want, gradients, size(method, op, mode, *arguments)
 
 
 def by_value(x, dx):
@@ -137,11 +137,11 @@ class Pairwise:
     sizes = ()
     few = 3
 
-    def forms(self, order):
+    def forms(self, method):
         """What is tested."""
-        return pairwise.forms(self.implementation)[order]
+        return pairwise.forms(self.implementation)[method]
 
-    def check(self, order, op, mode, shape, few=False):
+    def check(self, method, op, mode, shape, few=False):
         """Value and gradients of one form.
 
         Tolerances are such that a result of zeros, or a gradient of the keys, fails. A gradient comes of several sums.
@@ -149,13 +149,13 @@ class Pairwise:
         n = shape[1]
         ranks = range(max(0, n - self.few), n) if few else range(n)
         x, tau, v = drawn(*shape)
-        want, exact, largest = definition(order, op, mode, shape, ranks)
+        want, exact, largest = definition(method, op, mode, shape, ranks)
         weights = weights_of(want)
         arrays = [jnp.asarray(a, jnp.float32) for a in (x, tau, v)]
         y, gradients = value_and_gradients(
-            self.forms(order), op, mode, ranks, arrays, jnp.asarray(weights, jnp.float32)
+            self.forms(method), op, mode, ranks, arrays, jnp.asarray(weights, jnp.float32)
         )
-        unit = rounding(order, x)
+        unit = rounding(method, x)
         atol = unit * largest + np.finfo(np.float32).eps * np.abs(want).max()
         assert atol < np.abs(want).max() / 4 or n < 3
         np.testing.assert_allclose(y, want, rtol=0, atol=atol)
@@ -168,26 +168,26 @@ class Pairwise:
             assert name != "keys" or atol < np.abs(right).max() / 2 or n < 3
             np.testing.assert_allclose(have, right, rtol=0, atol=atol, err_msg=name)
 
-    @pytest.mark.parametrize(("order", "op", "mode"), COMBINATIONS)
-    def test_every_form(self, order, op, mode):
-        """Every order, form and mode on normal, tied and constant rows, with a ragged end."""
-        self.check(order, op, mode, (3, self.sizes[0]))
+    @pytest.mark.parametrize(("method", "op", "mode"), COMBINATIONS)
+    def test_every_form(self, method, op, mode):
+        """Every method, form and mode on normal, tied and constant rows, with a ragged end."""
+        self.check(method, op, mode, (3, self.sizes[0]))
 
-    @pytest.mark.parametrize("order", ORDER_NAMES)
-    def test_sizes(self, order):
+    @pytest.mark.parametrize("method", METHOD_NAMES)
+    def test_sizes(self, method):
         """Row lengths on both sides of a tile's, and long rows."""
         for n in self.sizes[1:]:
-            self.check(order, "apply", "smooth", (1, n))
+            self.check(method, "apply", "smooth", (1, n))
 
-    @pytest.mark.parametrize("order", ORDER_NAMES)
-    def test_vmap_is_the_batch(self, order):
+    @pytest.mark.parametrize("method", METHOD_NAMES)
+    def test_vmap_is_the_batch(self, method):
         """vmap, nested, gives what the batch gives, gradients too."""
         x = jnp.asarray(keys(2, self.sizes[0]), jnp.float32)
         tau = jnp.asarray(softness(2), jnp.float32)
         ranks, mode = range(x.shape[1]), MODES["smooth"]
 
         def value(x, tau):
-            return self.forms(order).apply(x, ranks, None, tau, mode)
+            return self.forms(method).apply(x, ranks, None, tau, mode)
 
         def gradient(x, tau):
             return jax.grad(lambda x: jnp.sum(jnp.sin(value(x, tau))))(x)
@@ -195,21 +195,21 @@ class Pairwise:
         mapped = jax.jit(jax.vmap(gradient))(x[:, None], tau[:, None])[:, 0]
         np.testing.assert_allclose(mapped, jax.jit(gradient)(x, tau), rtol=1e-6, atol=1e-6)
 
-    @pytest.mark.parametrize("order", ORDER_NAMES)
-    def test_half_precision(self, order):
+    @pytest.mark.parametrize("method", METHOD_NAMES)
+    def test_half_precision(self, method):
         """Half-precision keys are summed in float32: what comes is that of the same keys in float32, rounded once."""
         n = self.sizes[0]
         tau = jnp.asarray(softness(2), jnp.float32)
         for op in ("rows", "apply", "rank"):
 
             def both(x, op=op):
-                y, pull = jax.vjp(lambda x: call(self.forms(order), op, (x, tau, None), "smooth", range(n)), x)
+                y, pull = jax.vjp(lambda x: call(self.forms(method), op, (x, tau, None), "smooth", range(n)), x)
                 cotangent = jnp.round(64 * jnp.sin(jnp.arange(y.size, dtype=jnp.float32))) / 64  # exact in every dtype
                 return y, pull(cotangent.reshape(y.shape).astype(y.dtype))[0]
 
             run, shape = jax.jit(both), (2, n) if op == "rank" else (2, n, n, 1)
             for dtype in ("bfloat16", "float16"):
-                if pairwise.supports(op, order, MODES["smooth"], dtype, shape, self.implementation) is not None:
+                if pairwise.supports(op, method, MODES["smooth"], dtype, shape, self.implementation) is not None:
                     continue  # float16 on a TPU
                 x = jnp.asarray(keys(2, n), dtype)
                 for narrow, wide in zip(run(x), run(x.astype(jnp.float32)), strict=True):
@@ -232,8 +232,8 @@ class Pairwise:
         x[0, 3] = np.nan
         tau = jnp.asarray([0.1, -0.1, 0.1], jnp.float32)
         ranks = range(x.shape[1])
-        for order in ORDER_NAMES:
-            form = self.forms(order)
+        for method in METHOD_NAMES:
+            form = self.forms(method)
             for mode in ("smooth", "c0"):
                 y = jax.jit(lambda x, tau, f=form, m=mode: f.apply(x, ranks, None, tau, MODES[m]))(
                     jnp.asarray(x, jnp.float32), tau

@@ -158,7 +158,7 @@ def by_interpreter(monkeypatch):
     """Make this machine's CPU a platform with kernels."""
     monkeypatch.setitem(choice.PLATFORMS, "cpu", ("pallas_interpret",))
     rule = tuning.Rule(("rows", "apply", "rank", "mask"), 8, 1, 33)
-    monkeypatch.setattr(tuning, "rule", lambda order, platform, kind=None: rule if platform == "cpu" else None)
+    monkeypatch.setattr(tuning, "rule", lambda method, platform, kind=None: rule if platform == "cpu" else None)
     monkeypatch.setattr(choice, "_by_capability", lambda target: "pallas_interpret")
 
 
@@ -248,16 +248,16 @@ def test_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method, oper
 
 
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
-@pytest.mark.parametrize(("order", "op"), [(order, op) for order, ops in LEAN.items() for op in ops])
-def test_what_a_lean_kernel_saves_is_told_without_it(order, op, mode):
+@pytest.mark.parametrize(("method", "op"), [(method, op) for method, ops in LEAN.items() for op in ops])
+def test_what_a_lean_kernel_saves_is_told_without_it(method, op, mode):
     """The same shapes for every compiler, few rows and many."""
     x, tau = jax.ShapeDtypeStruct((3, 300), jnp.float32), jax.ShapeDtypeStruct((3,), jnp.float32)
     for ranks in (range(300), range(228, 300), range(290, 300)):
         more = {"rows": (ranks,), "apply": (ranks, None), "rank": ()}[op]
-        told = LeanKernel.saved(order, op, x, *more, tau, MODES[mode])
+        told = LeanKernel.saved(method, op, x, *more, tau, MODES[mode])
         for implementation in ("pallas_mosaic_gpu", "pallas_triton", "pallas_mosaic_tpu"):
-            if refusal(implementation, order, op, x, *more, tau, MODES[mode]) is None:
-                kernel = LeanKernel(implementation, order, op)
+            if refusal(implementation, method, op, x, *more, tau, MODES[mode]) is None:
+                kernel = LeanKernel(implementation, method, op)
                 value = lambda x, tau, k=kernel, m=more: k.value(x, *m, tau, MODES[mode])
                 found = jax.eval_shape(value, x, tau)[1]
                 assert [(s.shape, s.dtype) for s in found] == [(s.shape, s.dtype) for s in told]
@@ -271,16 +271,16 @@ def test_a_choice_of_rows_by_device_and_size(monkeypatch):
     monkeypatch.setattr(tuning, "_stored", lambda kind: table if kind == "NVIDIA H200" else tuning.Table())
     monkeypatch.setattr(tuning, "kinds", lambda: (None, "NVIDIA H200"))
 
-    def pick(target=h200, n=1024, ranks=None, order="softsort", dtype=jnp.float32):
+    def pick(target=h200, n=1024, ranks=None, method="softsort", dtype=jnp.float32):
         x = jax.ShapeDtypeStruct((2, n), dtype)
-        return choice.pick(order, "rows", target, x, range(n) if ranks is None else ranks, None, MODES["smooth"])
+        return choice.pick(method, "rows", target, x, range(n) if ranks is None else ranks, None, MODES["smooth"])
 
     assert pick() == ("pallas_mosaic_gpu", "chosen for cuda by size (measured)")
     for refused, reason in [
         (pick(n=255), "shorter than 256"),
         (pick(ranks=range(10)), "64 rows and columns"),
         (pick(ranks=np.arange(1024.0)), "traced"),
-        (pick(order="neuralsort"), "no kernel is chosen"),
+        (pick(method="neuralsort"), "no kernel is chosen"),
         (pick(dtype=jnp.bfloat16), "float32"),
         (pick(Target("cuda", Device("NVIDIA B200", "10.0"))), "no kernel is chosen"),
     ]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, use_abstract_mesh
 
-from softjax._methods import ORDERS
+from softjax._methods import METHODS
 from softjax._modes import MODES
 from softjax_pallas import pairwise
 from softjax_pallas._kernel import compute_capability
@@ -66,13 +66,13 @@ def lowered(forms, op, platform, mode="smooth", kind=None):
 # JAX says so whenever it lowers a Triton kernel; nothing else serves compute capability 8.
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("implementation", TARGETS)
-@pytest.mark.parametrize(("order", "op", "mode"), NAMES)
-def test_kernels_are_in_the_lowered_text(implementation, order, op, mode):
+@pytest.mark.parametrize(("method", "op", "mode"), NAMES)
+def test_kernels_are_in_the_lowered_text(implementation, method, op, mode):
     """Forward and backward kernels, by name, and the call that runs them."""
     platform, target = TARGETS[implementation]
-    text = lowered(pairwise.forms(implementation)[order], op, platform, mode, DEVICES.get(implementation))
+    text = lowered(pairwise.forms(implementation)[method], op, platform, mode, DEVICES.get(implementation))
     assert target in text
-    for name in NAMES[order, op, mode]:
+    for name in NAMES[method, op, mode]:
         assert f"softjax_{name}" in text
 
 
@@ -96,14 +96,14 @@ def test_capability_of_a_device_that_is_only_described(kind, major):
 
 def test_the_xla_form_has_none():
     """The check above can fail."""
-    text = lowered(ORDERS["softsort"].xla, "apply", "cuda")
+    text = lowered(METHODS["softsort"].xla, "apply", "cuda")
     assert "softjax_" not in text and "triton" not in text and "mosaic" not in text
 
 
-def moves(implementation, order, op, mode):
+def moves(implementation, method, op, mode):
     """Which gathers and scatters are in the text of value and gradient, with two channels of payload for `apply`."""
     number = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    form, n = getattr(pairwise.forms(implementation)[order], op), 300
+    form, n = getattr(pairwise.forms(implementation)[method], op), 300
     arrays = number((2, n)), number((2,)), *([number((2, n, 2))] if op == "apply" else [])
 
     def loss(x, tau, *payload):
@@ -118,12 +118,12 @@ def moves(implementation, order, op, mode):
 
 @pytest.mark.parametrize("mode", ["smooth", "c0"])
 @pytest.mark.parametrize(
-    ("order", "op"),
+    ("method", "op"),
     [("softsort", "apply"), ("softsort", "rank"), *(("neuralsort", op) for op in ("rows", "apply", "rank"))],
 )
-def test_sorts_move_everything_on_a_tpu(order, op, mode):
+def test_sorts_move_everything_on_a_tpu(method, op, mode):
     """XLA pads a last axis to 128 there: gathered channels, or indices, would take 512 bytes an element."""
-    assert moves("pallas_mosaic_tpu", order, op, mode) == set()
+    assert moves("pallas_mosaic_tpu", method, op, mode) == set()
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")

@@ -76,16 +76,16 @@ Shape = portable.Shape
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("order", "op"), [("softsort", "rows"), ("softsort", "rank"), ("neuralsort", "apply")])
+@pytest.mark.parametrize(("method", "op"), [("softsort", "rows"), ("softsort", "rank"), ("neuralsort", "apply")])
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
-def test_larger_tiles_of_mosaic_gpu(order, op, mode):
+def test_larger_tiles_of_mosaic_gpu(method, op, mode):
     """Of a warpgroup's 64 rows several, on rows that they do not divide."""
     families = {
         name: {"rows": 128, "columns": 128 if name == "chunks" else 64} for name in ("rows", "columns", "chunks")
     }
     backend = type("Interpreted", (suite.Pairwise,), {"implementation": "pallas_interpret_gpu"})()
     with tuning.override(tuning.table({"tiles": {"pallas_interpret_gpu": families}})):
-        backend.check(order, op, mode, (1, 201))
+        backend.check(method, op, mode, (1, 201))
 
 
 def test_an_override_of_chunks_and_of_transport():

@@ -1,4 +1,4 @@
-"""Soft order by regularised optimal transport to a few anchors.
+"""Soft permutations by regularised optimal transport to a few anchors.
 
 (Cuturi, Teboul and Vert, arXiv:1905.11885; Xie et al., "Differentiable top-k with optimal transport", 2020;
 sparse modes after Blondel, Seguy and Rolet, arXiv:1710.06276, with the regulariser on each element's row.)
@@ -16,10 +16,10 @@ from jax import Array, lax
 from ..._axis import neighbours
 from ..._modes import Mode
 from ..._types import Float
-from ..base import Forms, Keys, PerRow, Ranks, always, applied, as_array, count
+from ..base import Forms, Keys, PerRow, Ranks, SolverInfo, always, applied, as_array, count
 from ..preprocess import spoiled
 from . import newton_cg
-from .semidual_newton import Problem, SolverInfo, midway, plan, potentials
+from .semidual_newton import Problem, midway, plan, potentials
 from .two_anchors import pair_mask
 
 

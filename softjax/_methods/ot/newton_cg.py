@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..._modes import Mode
+from ..._sharding import vary_alike
 from ..._types import Float
-from ..._varying import vary_alike
 from .semidual_newton import (
     Potentials,
     Problem,

@@ -24,8 +24,9 @@ from jax import Array, lax
 from jax.custom_derivatives import zero_from_primal
 
 from ..._modes import Mode
+from ..._sharding import vary_alike
 from ..._types import Bool, Float, Int
-from ..._varying import vary_alike
+from ..base import SolverInfo
 
 _MAX_STEPS = 60
 _NEVER = -1e30
@@ -34,17 +35,6 @@ _NEVER = -1e30
 Keys = Float[Array, "batch n"]
 Plan = Float[Array, "batch k n"]
 Potentials = Float[Array, "batch k"]
-
-
-class SolverInfo(NamedTuple):
-    """How a solver of marginals fared, one entry for each row of the batch.
-
-    `iterations` counts its steps; `marginal_error` is the largest difference between what an anchor receives and its
-    mass, in elements.
-    """
-
-    iterations: Int[Array, "*batch"]
-    marginal_error: Float[Array, "*batch"]
 
 
 def no_tangent(info: SolverInfo) -> SolverInfo:

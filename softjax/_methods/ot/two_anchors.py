@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ..._modes import Mode
+from ..._sharding import vary_alike
 from ..._types import Float
-from ..._varying import vary_alike
-from .semidual_newton import SolverInfo, no_tangent
+from ..base import SolverInfo
+from .semidual_newton import no_tangent
 
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]
