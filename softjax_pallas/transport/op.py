@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 
 from softjax._fused import run
-from softjax._methods.base import Forms, Keys, PerRow, Ranks, count
+from softjax._methods.base import Forms, Keys, PerRow, Ranks, always, count
 from softjax._methods.ot import method as ot
 from softjax._methods.ot import semidual_newton
 from softjax._modes import Mode
@@ -234,7 +234,8 @@ def _form(implementation: str, op: str, x: Keys, *arguments: Any) -> Array:
 
 def forms(implementation: str) -> dict[str, Forms]:
     """The forms of every method that this package implements by transport kernels, on keys (batch, n)."""
-    return {"ot": Forms(**{op: partial(_form, implementation, op) for op in OPS})}  # pyright: ignore[reportArgumentType]
+    by_kernels = {op: partial(_form, implementation, op) for op in OPS}
+    return {"ot": Forms(**by_kernels, writes=always)}  # pyright: ignore[reportArgumentType]
 
 
 def tiles(op: str, implementation: str, x: Any, *arguments: Any) -> dict[str, int]:

@@ -62,6 +62,17 @@ def test_kernels_are_chosen_on_a_tpu(function):
     assert kernels_in(text(jax.grad(function), LARGE, "tpu")) == ["transport_forward", "transport_backward"]
 
 
+def test_a_kernel_by_name_solves_once():
+    """Values and soft indices of a top-k are of one plan, as where nobody named an implementation."""
+
+    def both(x, **how):
+        values, rows = sj.top_k(x, 3, method="ot", **how)
+        return jnp.sum(jnp.sin(values)) + jnp.sum(rows**2)
+
+    named = text(partial(both, implementation="pallas_mosaic_tpu"), LARGE, "tpu")
+    assert named.count("tpu_custom_call") == text(both, LARGE, "tpu").count("tpu_custom_call") == 1
+
+
 def test_small_calls_and_the_cpu_run_plain_jax():
     """Nothing changes where there is no kernel, or where it would not pay."""
     gradient = jax.grad(top_k)
