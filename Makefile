@@ -38,7 +38,7 @@ help:
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make check   everything that CI runs"
-	@echo "make aot     compile every kernel for H200, A100, v5e, v5p and v6e, none of which is needed; against perf/baseline-aot.json;"
+	@echo "make aot     compile every kernel for H200, v5e, v5p and v6e, none of which is needed; against perf/baseline-aot.json;"
 	@echo "             KNOWN=perf/fingerprints-aot.json leaves out most of what is as it was when that file was written"
 	@echo "make baseline-aot  write perf/baseline-aot.json, to accept what make aot says has changed"
 	@echo "make clean   remove what these commands made"
@@ -75,7 +75,7 @@ tune:
 tune-beside:
 	@$(gpu_python) perf/gpu_check.py
 	@PERF_LOCK=$$(mktemp); export PERF_LOCK; waiting=; status=0; \
-	for what in rows columns chunks transport \
+	for what in rows columns transport \
 	    "thresholds --methods ot" "thresholds --methods softsort" "thresholds --methods neuralsort"; do \
 	    $(gpu_python) perf/tune.py $$what $(TUNE_ARGS) & waiting="$$waiting $$!"; \
 	done; \

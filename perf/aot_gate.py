@@ -1,6 +1,6 @@
 """Kernels built ahead of time against perf/baseline-aot.json: what `make aot` ends with; `make baseline-aot` accepts.
 
-    python perf/aot_gate.py ROWS.jsonl            judge what tests/aot/table.py --json has written
+    python perf/aot_gate.py ROWS.jsonl            judge what perf/aot/table.py --json has written
     python perf/aot_gate.py ROWS.jsonl --update   write the baseline for its compilers
     python perf/aot_gate.py ROWS.jsonl --strict   an improvement fails too, and so do compilers without a baseline
 

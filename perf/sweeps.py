@@ -138,17 +138,12 @@ class Sweep:
 
 def _grid(implementation: str, family: str, anchors: int, tiny: bool) -> tuple[Tile | Keys, ...]:
     """Every tile of a small grid that the compiler may take."""
-    warps = (1, 2, 4, 8) if implementation == "pallas_triton" else (4,)
-    parts = (1, 4, 8, 16) if implementation == "pallas_mosaic_tpu" and family == "chunks" else (1,)
     if family == "transport":
         sizes = (64,) if tiny else (16, 32, 64, 128, 256, 512, 1024, 2048)
-        found: list[Tile | Keys] = [Keys(anchors, keys, w) for keys in sizes for w in warps]
-    elif family == "chunks":
-        sizes = (16,) if tiny else (32, 64, 128, 256)
-        found = [Tile(size, size, w, p) for size in sizes for w in warps for p in parts]
+        found: list[Tile | Keys] = [Keys(anchors, keys) for keys in sizes]
     else:
         sides = ((16,), (32,)) if tiny else ((16, 32, 64, 128, 256), (16, 32, 64, 128, 256))
-        found = [Tile(*sides, w) for sides in itertools.product(*sides) for w in warps]
+        found = [Tile(*sides) for sides in itertools.product(*sides)]
     return tuple(tile for tile in found if tuning.limit(implementation, family, tile) is None)
 
 
@@ -158,14 +153,9 @@ def sweeps(implementation: str, families: Sequence[str], tiny: bool) -> list[Swe
     modes = ("smooth",) if tiny else ("smooth", "c1")
     square = tuple(Call("argsort", "softsort", batch, n, mode=mode) for mode in modes)
     if not tiny:
-        square += tuple(Call("sort", method, batch, n, mode="c1") for method in ("softsort", "neuralsort"))
-        square += (Call("sort", "ot", 4, 512),)
-    long = (Call("sort", "softsort", 1, n if tiny else 1_000_000),)
-    if not tiny:
-        long += (Call("rank", "softsort", batch, n),)
-    calls = {"rows": square, "columns": square, "chunks": long}
+        square += (Call("sort", "neuralsort", batch, n, mode="c1"),)
     found = [
-        Sweep(implementation, family, calls[family], _grid(implementation, family, 0, tiny))
+        Sweep(implementation, family, square, _grid(implementation, family, 0, tiny))
         for family in families
         if family != "transport"
     ]
@@ -248,5 +238,4 @@ def implementations() -> list[str]:
     capability = getattr(device, "compute_capability", None)
     if device.platform != "gpu" or capability is None:
         return []
-    major = int(str(capability).split(".")[0])
-    return ["pallas_mosaic_gpu", "pallas_triton"] if major >= 9 else ["pallas_triton"] if major == 8 else []
+    return ["pallas_mosaic_gpu"] if int(str(capability).split(".")[0]) >= 9 else []

@@ -1,8 +1,8 @@
 """Tile sizes and thresholds of this machine's GPU or TPU, measured, for softjax_pallas/tuning.
 
     python perf/tune.py                            every family of every implementation that runs here
-    python perf/tune.py rows transport             some of: rows, columns, chunks, transport, thresholds
-    python perf/tune.py --implementation pallas_triton
+    python perf/tune.py rows transport             some of: rows, columns, transport, thresholds
+    python perf/tune.py --implementation pallas_mosaic_tpu
     python perf/tune.py --dry-run --implementation pallas_interpret --output FILE     the same path on a CPU, tiny
 
 Each candidate tile is compiled, its result and gradient are compared with plain JAX's, and those that agree take turns.

@@ -23,7 +23,6 @@ OWN = {
     "dense": "the readable definition: rows of the soft permutation are materialised",
 }
 KERNELS = {
-    "pallas_triton": "Pallas kernels through Triton: NVIDIA GPUs of compute capability 8.x",
     "pallas_mosaic_gpu": "Pallas kernels through Mosaic GPU: compute capability 9.0 and newer",
     "pallas_mosaic_tpu": "Pallas kernels through Mosaic TPU",
     "pallas_interpret": "the portable Pallas kernels, interpreted: slow, anywhere",

@@ -31,8 +31,6 @@ SoftIndex: TypeAlias = Float[Array, "..."]
 ModeName: TypeAlias = Literal["hard", "smooth", "c0", "c1", "c2"]
 MethodName: TypeAlias = Literal["softsort", "neuralsort", "ot"]
 QuantileRule: TypeAlias = Literal["linear", "lower", "higher", "midpoint", "nearest"]
-Implementation: TypeAlias = Literal[
-    "dense", "xla", "pallas_triton", "pallas_mosaic_gpu", "pallas_mosaic_tpu", "pallas_interpret"
-]
+Implementation: TypeAlias = Literal["dense", "xla", "pallas_mosaic_gpu", "pallas_mosaic_tpu", "pallas_interpret"]
 Softness: TypeAlias = float | jax.Array | None  # None in the hard mode alone
 Axis: TypeAlias = int | tuple[int, ...] | None

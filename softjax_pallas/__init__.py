@@ -5,6 +5,7 @@ They run where `choice` finds them worth it, and where they are asked for by nam
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from . import choice as choice
@@ -13,12 +14,13 @@ from . import pairwise, transport
 _METHODS = {"softsort": pairwise, "neuralsort": pairwise, "ot": transport}
 
 
+@cache  # a kernel is one object, by which its traced shapes are remembered
 def forms(method: str, implementation: str):
     """The forms of a method by kernels of that implementation.
 
     **Arguments:**
         method: "softsort", "neuralsort" or "ot".
-        implementation: "pallas_triton", "pallas_mosaic_gpu", "pallas_mosaic_tpu" or "pallas_interpret".
+        implementation: "pallas_mosaic_gpu", "pallas_mosaic_tpu" or "pallas_interpret".
     **Returns:** `softjax._methods.base.Forms`. A form that has no kernel for a call, or whose JAX is too old for one,
         raises `NotImplementedError` with the reason when it is called.
     """

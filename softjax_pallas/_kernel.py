@@ -3,25 +3,22 @@
 Importing this module does not import Pallas.
 """
 
-import abc
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from softjax._fused import Kernel, Source
 
-PORTABLE = ("pallas_triton", "pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
+PORTABLE = ("pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
+"""Programs of the portable body. The long axis is last: XLA pads the last axis of a TPU's arrays to 128 elements."""
 MOSAIC_GPU = ("pallas_mosaic_gpu", "pallas_interpret_gpu")
 IMPLEMENTATIONS = (*PORTABLE, *MOSAIC_GPU)
-LINES = ("pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
-"""Programs that keep the long axis last, as a TPU wants: XLA pads the last axis of its arrays to 128 elements."""
-PLATFORMS = {"cuda": ("pallas_mosaic_gpu", "pallas_triton"), "tpu": ("pallas_mosaic_tpu",)}
+PLATFORMS = {"cuda": ("pallas_mosaic_gpu",), "tpu": ("pallas_mosaic_tpu",)}
 """What is compiled for a platform; interpreters run on any."""
 OLDEST_JAX = (0, 11)
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,15 +26,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and columns of a tile, the warps that work on it where the compiler asks, and own tiles per program."""
+    """Rows and columns of a tile."""
 
     rows: int
     columns: int
-    warps: int = 4
-    parts: int = 1
 
     def __post_init__(self):
-        for name in ("rows", "columns", "warps", "parts"):
+        for name in ("rows", "columns"):
             size = getattr(self, name)
             if size < 1:
                 raise ValueError(f"`{name}` (={size}) must be positive.")
@@ -96,25 +91,16 @@ def ceil_div(a: Any, b: int) -> Any:
     return -(-a // b)
 
 
-def power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << max(0, math.ceil(math.log2(max(1, n))))
-
-
 def tracing() -> Any:
     """Tracing of a kernel: 32-bit integers, whatever the caller's x64 mode."""
     return jax.enable_x64(False)
 
 
-def portable_options(implementation: str, warps: int) -> dict[str, Any]:
+def portable_options(implementation: str) -> dict[str, Any]:
     """Keywords of `pl.pallas_call` for one of the compilers that the portable body serves.
 
     "pallas_interpret_races" interprets two programs at a time and looks for races; it is slow.
     """
-    if implementation == "pallas_triton":
-        from jax.experimental.pallas import triton as pltriton
-
-        return {"compiler_params": pltriton.CompilerParams(num_warps=warps, num_stages=2)}
     from jax.experimental.pallas import tpu as pltpu
 
     params = {"compiler_params": pltpu.CompilerParams(dimension_semantics=("parallel", "parallel"))}
@@ -183,97 +169,13 @@ class Named(Source):
         return self._value_shapes(*arguments)[1]
 
     def _value_shapes(self, *arguments):
-        if isinstance(self.kernel, Traced):
-            return self.kernel.shapes(*arguments)
         return shapes_of(self.kernel.value, *arguments)
 
     def effects(self, *arguments):
-        if isinstance(self.kernel, Traced):
-            return self.kernel.effects(*arguments)
         return set(_traced(self.kernel.value, *arguments)[1].effects)
 
     def no_derivative(self, what):
         return cannot_run(self.implementation, self.op, self.method, f"a kernel has no {what}")
-
-
-class Traced(abc.ABC):
-    """A kernel whose form is made of `custom_vjp` functions; what it saves is found by tracing it."""
-
-    @abc.abstractmethod
-    def form(self, *arguments: Any) -> jax.Array:
-        """The form, differentiable in reverse mode."""
-
-    def vjp(self, *arguments: Any) -> tuple[jax.Array, Any]:
-        """The result, and the function that pulls a cotangent back to the arrays of floats."""
-        arrays = [a for a in arguments if hasattr(a, "dtype")]
-        return _vjp(self, tuple(None if hasattr(a, "dtype") else _Static(a) for a in arguments), *arrays)
-
-    def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        # By the program whose shapes `pull` and `shapes` know: another trace may save the same in another order.
-        from jax.extend import core
-
-        shapes, program = _traced(self.vjp, *arguments)
-        arrays = (a for a in arguments if hasattr(a, "dtype"))
-        out, pull = jax.tree.unflatten(jax.tree.structure(shapes), core.jaxpr_as_fun(program)(*arrays))
-        batch = arguments[0].shape[0]
-        # What does not lead with the batch is the same for every row.
-        return out, tuple(
-            jnp.broadcast_to(a, (batch, *a.shape)) if row is None else a.reshape(batch, *row)
-            for a, row in zip(jax.tree.leaves(pull), self._by_row(*arguments), strict=True)
-        )
-
-    def pull(self, saved: tuple[jax.Array, ...], cotangent: jax.Array, *arguments: Any) -> tuple[jax.Array, ...]:
-        leaves, tree = jax.tree.flatten(shapes_of(self.vjp, *arguments)[1])
-        rows = self._by_row(*arguments)
-        own = [(a[0] if row is None else a).reshape(s.shape) for a, row, s in zip(saved, rows, leaves, strict=True)]
-        return jax.tree.unflatten(tree, own)(cotangent)
-
-    def shapes(self, *arguments: Any) -> tuple[jax.ShapeDtypeStruct, tuple[jax.ShapeDtypeStruct, ...]]:
-        """Shapes and dtypes of the result and of what is saved."""
-        batch = arguments[0].shape[0]
-        out, pull = shapes_of(self.vjp, *_with_many_rows(arguments))
-        saved = zip(jax.tree.leaves(pull), self._by_row(*arguments), strict=True)
-        return jax.ShapeDtypeStruct((batch, *out.shape[1:]), out.dtype), tuple(
-            jax.ShapeDtypeStruct((batch, *(a.shape if row is None else row)), a.dtype) for a, row in saved
-        )
-
-    def effects(self, *arguments: Any) -> set[Any]:
-        """Effects of running it."""
-        return set(_traced(self.vjp, *_with_many_rows(arguments))[1].effects)
-
-    def _by_row(self, *arguments: Any) -> list[tuple[int, ...] | None]:
-        """What is saved for each row, None for what has no rows."""
-        shapes = (a.shape for a in jax.tree.leaves(shapes_of(self.vjp, *_with_many_rows(arguments))[1]))
-        return [s[1:] if s[:1] == (_PRIME,) else None for s in shapes]
-
-
-class _Static(NamedTuple):
-    """An argument that is no array."""
-
-    value: Any
-
-
-@partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _vjp(kernel: Traced, given: tuple[_Static | None, ...], *arrays: jax.Array) -> tuple[jax.Array, Any]:
-    """`Traced.vjp`, traced once for shapes, value and cotangent: the kernels' bodies are long."""
-    places = [i for i, a in enumerate(arrays) if jnp.issubdtype(a.dtype, jnp.floating)]
-
-    def function(*floats):
-        every = list(arrays)
-        for i, a in zip(places, floats, strict=True):
-            every[i] = a
-        rest = iter(every)
-        return kernel.form(*(next(rest) if a is None else a.value for a in given))
-
-    return jax.vjp(function, *(arrays[i] for i in places))
-
-
-def _with_many_rows(arguments: tuple) -> list[Any]:
-    """Shapes of the arguments with a rare prime of rows: what follows the batch is told by its first dimension."""
-    return [jax.ShapeDtypeStruct((_PRIME, *a.shape[1:]), a.dtype) if hasattr(a, "dtype") else a for a in arguments]
-
-
-_PRIME = 65_521
 
 
 def shapes_of(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -294,7 +196,6 @@ def _traced(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
 def forget() -> None:
     """Forget shapes that were traced: those of what is saved may follow from tile sizes."""
     _remembered.cache_clear()
-    _vjp.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @lru_cache(maxsize=512)

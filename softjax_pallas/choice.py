@@ -11,7 +11,7 @@ from softjax._primitive import Target
 
 from . import pairwise, transport, tuning
 from ._kernel import OLDEST_JAX, PLATFORMS, compute_capability, jax_version
-from .pairwise.op import LEAN, LeanKernel, TransposedKernel
+from .pairwise.op import PairwiseKernel, TransposedKernel
 from .transport.op import TransportKernel, anchors
 
 _BY = {"transposed": "apply"}
@@ -48,13 +48,10 @@ def pick(method: str, op: str, target: Target, *arguments: Any) -> tuple[str | N
 
 
 def _by_capability(target: Target) -> str | None:
-    """What compiles for the device: Mosaic GPU from compute capability 9.0 on, Triton on 8.x."""
+    """What compiles for the device: Mosaic GPU from compute capability 9.0 on."""
     if target.platform == "tpu":
         return "pallas_mosaic_tpu"
-    major = compute_capability(target.device)
-    if major is None:
-        return None
-    return "pallas_mosaic_gpu" if major >= 9 else "pallas_triton" if major == 8 else None
+    return "pallas_mosaic_gpu" if (compute_capability(target.device) or 0) >= 9 else None
 
 
 def _refusal(
@@ -79,10 +76,7 @@ def _unserved(implementation: str, method: str, op: str, *arguments: Any) -> str
     """Why an implementation cannot run a call, or None."""
     if method == "ot":
         return transport.refusal(implementation, op, *arguments)
-    op = _BY.get(op, op)
-    if op not in LEAN[method]:
-        return f"no kernel of {op!r} of {method!r} is chosen, by name there may be one"
-    return pairwise.refusal(implementation, method, op, *arguments)
+    return pairwise.refusal(implementation, method, _BY.get(op, op), *arguments)
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ class Chosen(Source):
             return TransportKernel(implementation, self.op)
         if self.op == "transposed":
             return TransposedKernel(implementation, self.method)
-        return LeanKernel(implementation, self.method, self.op)
+        return PairwiseKernel(implementation, self.method, self.op)
 
     def result(self, *arguments):
         x = arguments[0]
@@ -121,7 +115,7 @@ class Chosen(Source):
         if self.op == "transposed":
             return ()
         if self.method != "ot":
-            return LeanKernel.saved(self.method, self.op, *arguments)
+            return PairwiseKernel.saved(self.method, self.op, *arguments)
         potentials = jax.ShapeDtypeStruct((arguments[0].shape[0], anchors(self.op, *arguments)), jnp.float32)
         return potentials, potentials
 

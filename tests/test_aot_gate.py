@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import pytest
 from judgement import TOLERANCE, Baseline
 
-sys.path.append(str(Path(__file__).parent / "aot"))
+sys.path.append(str(Path(aot_gate.__file__).parent / "aot"))
 import buffers
 import bundles
 import fingerprint
 import loops
 import table
 
-GPU = {"target": "h200", "implementation": "pallas_triton", "kernel": "sort", "compiler": "ptxas 1", "temp": 0}
+GPU = {"target": "h200", "implementation": "pallas_mosaic_gpu", "kernel": "sort", "compiler": "ptxas 1", "temp": 0}
 TPU = {"target": "v5e", "implementation": "pallas_mosaic_tpu", "kernel": "sort", "compiler": "libtpu 1", "temp": 0}
 ROWS = [
     GPU | {"registers": [64, 128], "spills": 0, "fingerprint": "a1"},
@@ -135,7 +135,7 @@ def test_a_kernel_that_is_gone_fails(run, capsys):
     more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
     assert run(more, "--update") == 0
     assert run(ROWS) == 1 and run(ROWS, "--part") == 0
-    assert "`make baseline-aot` brings them together: h200 pallas_triton rank\n" in capsys.readouterr().out
+    assert "`make baseline-aot` brings them together: h200 pallas_mosaic_gpu rank\n" in capsys.readouterr().out
     assert run([more[0], more[2]]) == 0
 
 
@@ -143,14 +143,14 @@ def test_a_new_kernel_is_told(run, capsys):
     """It passes, except where the gate is strict."""
     more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
     assert run(more) == 0
-    assert "Not in the baseline: h200 pallas_triton rank." in capsys.readouterr().out
+    assert "Not in the baseline: h200 pallas_mosaic_gpu rank." in capsys.readouterr().out
     assert run(more, "--strict") == 1
 
 
 def test_a_kernel_that_does_not_compile_fails(run, capsys):
-    failed = {"target": "h200", "implementation": "pallas_triton", "kernel": "sort", "error": "no such layout"}
+    failed = {"target": "h200", "implementation": "pallas_mosaic_gpu", "kernel": "sort", "error": "no such layout"}
     assert run([failed, ROWS[1]]) == 1
-    assert "h200 pallas_triton sort: no such layout" in capsys.readouterr().out
+    assert "h200 pallas_mosaic_gpu sort: no such layout" in capsys.readouterr().out
 
 
 def test_another_compiler_is_not_compared(run, capsys):
@@ -163,19 +163,22 @@ def test_another_compiler_is_not_compared(run, capsys):
 def test_a_known_program_has_the_figures_of_the_baseline(run, tmp_path, capsys):
     """Its fingerprint is written with them; without them it is an error."""
     written = json.loads((tmp_path / "fingerprints-aot.json").read_text("utf-8"))
-    assert written == {"ptxas 1": {"h200 pallas_triton sort": "a1"}, "libtpu 1": {"v5e pallas_mosaic_tpu sort": "b2"}}
+    assert written == {
+        "ptxas 1": {"h200 pallas_mosaic_gpu sort": "a1"},
+        "libtpu 1": {"v5e pallas_mosaic_tpu sort": "b2"},
+    }
     known = GPU | {"fingerprint": "a1", "known": True}
     assert table.problem(known) is None
     assert run([known, ROWS[1]], "--strict") == 0
     assert run([known | {"kernel": "rank"}, ROWS[1]]) == 1
-    assert "h200 pallas_triton rank: has a fingerprint, but no figures in baseline.json" in capsys.readouterr().out
+    assert "h200 pallas_mosaic_gpu rank: has a fingerprint, but no figures in baseline.json" in capsys.readouterr().out
 
 
 def test_what_is_known_is_left_out_but_for_a_sample():
     """A program that changed, fails, has another compiler or shares a kernel with a compiled one is not."""
     names = [f"sort {number}" for number in range(80)]
     rows = [GPU | {"kernel": name, "fingerprint": name} for name in names]
-    record = {"ptxas 1": {f"h200 pallas_triton {name}": name for name in names}}
+    record = {"ptxas 1": {f"h200 pallas_mosaic_gpu {name}": name for name in names}}
     alone = [()] * 80
     left = fingerprint.known(rows, alone, record)
     assert 60 <= len(left) < 80 and fingerprint.known(rows, alone, {}) == []

@@ -37,9 +37,9 @@ def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
     for order, keys in (("ot", 80), ("softsort", 40), ("neuralsort", 40)):
         assert all(math.isfinite(line["ratio"]) for line in tried[f"thresholds {order}"])
         assert first.kernels[order]["cpu"].least_keys == keys
-    assert tune.main([*how, "chunks"]) == 0
+    assert tune.main([*how, "columns"]) == 0
     second = tuning.load(path)
-    assert second.tiles["pallas_interpret"].keys() == {"rows", "chunks"}
+    assert second.tiles["pallas_interpret"].keys() == {"rows", "columns"}
     assert second.tiles["pallas_interpret"]["rows"] == rows and second.kernels == first.kernels
     assert json.loads(path.read_text(encoding="utf-8"))["versions"]["jax"] == jax.__version__
     with tuning.override(second):
@@ -50,10 +50,10 @@ def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
 def test_there_is_nothing_to_tune_on_a_cpu(capsys):
     """It says so, and fails."""
     assert tune.main([]) == 1
-    assert tune.main(["--implementation", "pallas_triton"]) == 1
+    assert tune.main(["--implementation", "pallas_mosaic_tpu"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "Nothing to tune: no kernel runs on cpu (cpu).",
-        "Nothing to tune: pallas_triton runs not on cpu (cpu).",
+        "Nothing to tune: pallas_mosaic_tpu runs not on cpu (cpu).",
     ]
 
 
@@ -88,7 +88,7 @@ def test_thresholds_follow_from_ratios(ratios, at_least, at_most):
     assert tune.most([1, 2, 3], ratios) == at_most
 
 
-@pytest.mark.parametrize("implementation", ["pallas_triton", "pallas_mosaic_gpu", "pallas_mosaic_tpu"])
+@pytest.mark.parametrize("implementation", ["pallas_mosaic_gpu", "pallas_mosaic_tpu"])
 def test_every_family_has_candidates(implementation):
     """Within what compilers take; of transport for each number of anchors that the default tells apart."""
     found = sweeps.sweeps(implementation, tuning.FAMILIES, tiny=False)

@@ -12,7 +12,7 @@ from softjax._methods.base import Keys
 from softjax._methods.hard_sort import gather, sort_with_permutation, unsort
 from softjax._types import Float, Int
 
-from .._kernel import LINES
+from .._kernel import PORTABLE
 
 Payload = Float[Array, "batch n d"]
 Channels = Float[Array, "batch d n"]
@@ -21,7 +21,7 @@ Permutation = Int[Array, "batch n"]
 
 def ascending(implementation: str, x: Keys, payload: Payload | None = None) -> tuple[Keys, Permutation, Channels]:
     """Ascending keys, the index each came from, and the payload in their order; without one the keys are it."""
-    if implementation in LINES:
+    if implementation in PORTABLE:
         s, permutation, v = _sorted(x, None if payload is None else jnp.moveaxis(payload, -1, 1))
         return s, permutation, s[:, None] if v is None else v
     s, permutation = sort_with_permutation(x)
@@ -32,14 +32,14 @@ def ascending(implementation: str, x: Keys, payload: Payload | None = None) -> t
 
 def back(implementation: str, y: Channels, permutation: Permutation) -> Channels:
     """Values in sorted order, to the elements that they belong to."""
-    if implementation in LINES:
+    if implementation in PORTABLE:
         return _moved(permutation, y)
     return jnp.stack([unsort(y[:, c], permutation) for c in range(y.shape[1])], axis=1)
 
 
 def forth(implementation: str, y: Channels, permutation: Permutation) -> Channels:
     """The inverse of `back`."""
-    if implementation in LINES:
+    if implementation in PORTABLE:
         return _by(_inverse(permutation), y)
     return jnp.stack([gather(y[:, c], permutation) for c in range(y.shape[1])], axis=1)
 

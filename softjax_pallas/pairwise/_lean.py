@@ -1,12 +1,13 @@
 """Kernels that save little: what is costly to make again, in shapes that no compiler and no tile size decides.
 
-A form calls its differentiable parts through `solve(rule, static, *arrays)`. `whole` differentiates them as they are,
-and saves all that their backward passes use. `Saving` runs them forward and keeps what they would not make again;
-`Restoring` has that and makes the rest: the sort, the operands, and the ranges of tiles that a band visits.
+A form calls its differentiable parts through `solve(rule, static, *arrays)`. `Saving` runs them forward and keeps what
+their backward passes would not make again; `Restoring` has that and makes the rest: the sort, the operands, and the
+ranges of tiles that a band visits.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -14,24 +15,19 @@ import jax.numpy as jnp
 
 
 class Rule(NamedTuple):
-    """A `custom_vjp` function of (*static, *arrays), and its parts."""
+    """A function of (*static, *arrays) by its forward and backward pass."""
 
-    run: Callable[..., jax.Array]
     forward: Callable[..., tuple[jax.Array, Any]]
     backward: Callable[..., tuple]
     result: Callable[..., jax.ShapeDtypeStruct]
     kept: Callable[[Any], tuple[jax.Array, ...]]
-    """What is saved, of the residuals."""
+    """What is saved, of the residuals: `saves` arrays."""
+    saves: int
     again: Callable[..., Any]
     """(*static, kept, *arrays) -> the residuals."""
 
 
 Solve = Callable[..., jax.Array]
-
-
-def whole(rule: Rule, static: tuple, *arrays: jax.Array) -> jax.Array:
-    """The function itself."""
-    return rule.run(*static, *arrays)
 
 
 class Saving:
@@ -53,7 +49,7 @@ class Restoring:
         self.saved: Iterator[jax.Array] = iter(saved)
 
     def __call__(self, rule: Rule, static: tuple, *arrays: jax.Array) -> jax.Array:
-        return _restored(rule, static, tuple(self.saved), *arrays)
+        return _restored(rule, static, tuple(islice(self.saved, rule.saves)), *arrays)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))

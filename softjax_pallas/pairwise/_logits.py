@@ -10,9 +10,6 @@ from the peak (see `softjax._methods.neuralsort.definition`)
 for j on either side of f. In this form its terms are n times larger than D, so sums start near by: with
 f_0 the first row of a block and m about s_{f_0}, P becomes Q_j = sum_{f_0 < i <= j} (s_i - m) and s becomes s - m. Q is
 computed from prefix sums in two floats, once per column and block. Columns may come in any order.
-
-Transport (see `softjax._methods.ot.semidual_newton`): psi_a + (y_i - 1/2) h_a with h_a = 2 (a - 1/2) / tau, from a key
-y_i and an anchor a. Its rows have no common maximum.
 """
 
 import abc
@@ -117,29 +114,3 @@ class NeuralSortPairs(Pairs):
         """r - j."""
         first, (place, _, _), _, share = rows
         return place + (share + 1.0) * 0.5 - p.across(columns[0] - first[0])
-
-
-class TransportPairs(Pairs):
-    """A row's centred key times a column's slope, on the column's level. Channels of a column: level, slope."""
-
-    rows, columns, row_terms, column_terms = 1, 2, 1, 1
-
-    def __init__(self, reach: float):
-        self.reach = reach
-
-    def of_rows(self, p, ref, tile):
-        return p.down(p.rows(ref, 0, tile))
-
-    def of_columns(self, p, ref, tile):
-        return p.across(p.columns(ref, 0, tile)), p.across(p.columns(ref, 1, tile))
-
-    def logits(self, p, rows, columns, scale):
-        level, slope = columns
-        # The maximum never acts: it keeps a compiler from contracting product and sum in one kernel but not in another.
-        return level + jnp.maximum(rows * slope, maths.NOWHERE)
-
-    def by_row(self, p, rows, columns, scale):
-        return (columns[1],)
-
-    def by_column(self, p, rows, columns, scale):
-        return (None,)

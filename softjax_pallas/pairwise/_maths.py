@@ -46,10 +46,6 @@ class Lanes(abc.ABC):
         """The sum of each column, a value per column."""
 
     @abc.abstractmethod
-    def max_rows(self, tile: Value) -> Value:
-        """The maximum of each row, a value per row."""
-
-    @abc.abstractmethod
     def per_row(self, value: float) -> Value:
         """A constant value per row, fit to start a sum."""
 

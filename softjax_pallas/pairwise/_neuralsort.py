@@ -7,7 +7,6 @@ a float.
 """
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +21,12 @@ from softjax._methods.ties import tie_terms
 from softjax._modes import Mode
 from softjax._types import Float
 
-from .._kernel import LINES
+from .._kernel import PORTABLE
 from . import _hard_sort, _tiled, _tiles
 from . import _maths as maths
 from ._launch import scale_of
-from ._lean import Rule, Solve, whole
+from ._lean import Rule, Solve
 from ._scan import doubled, scan_of
-from ._softsort import block_ends
 from ._tiled import Common, Spec
 
 
@@ -69,12 +67,6 @@ def _rows(columns: Float[Array, "batch 4 n"], ranks: range | tuple[float, ...]) 
 # --- rows ----------------------------------------------------------------------------------------------
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def distributions(spec: Spec, ranks: range | tuple[float, ...], x: Keys, tau: PerRow) -> Float[Array, "batch r n"]:
-    """Rows of P, for elements in the order given."""
-    return _distributions_forward(spec, ranks, x, tau)[0]
-
-
 def _unsorted(spec, ranks, x, tau):
     """Operands for columns in the order given, and the ascending keys with their permutation."""
     s, permutation, _ = _hard_sort.ascending(spec.implementation, x)
@@ -84,6 +76,7 @@ def _unsorted(spec, ranks, x, tau):
 
 
 def _distributions_forward(spec, ranks, x, tau):
+    """Rows of P (batch, r, n), for elements in the order given."""
     common, s, permutation = _unsorted(spec, ranks, x, tau)
     p, norm = _tiled.rows(spec, common, x.dtype)
     return p, (common, s, permutation, tau, norm)
@@ -98,13 +91,12 @@ def _distributions_backward(spec, ranks, residuals, g):
     return _hard_sort.back(spec.implementation, dx[:, None], permutation)[:, 0], dtau
 
 
-distributions.defvjp(_distributions_forward, _distributions_backward)
 DISTRIBUTIONS = Rule(
-    distributions,
     _distributions_forward,
     _distributions_backward,
     result=lambda spec, ranks, x, tau: jax.ShapeDtypeStruct((x.shape[0], len(ranks), x.shape[1]), x.dtype),
     kept=lambda residuals: residuals[4:],
+    saves=1,
     again=lambda spec, ranks, kept, x, tau: (*_unsorted(spec, ranks, x, tau), tau, *kept),
 )
 
@@ -112,7 +104,7 @@ DISTRIBUTIONS = Rule(
 def _through_sorted(spec: Spec, s: Keys, tau: PerRow, sums: Float[Array, "batch d n"]) -> tuple[Keys, PerRow]:
     """Cotangents of ascending keys and tau from the column sums of zbar, (r - j) zbar and zbar z."""
     flux, moment, work = (sums[:, c] for c in range(3))
-    ties = _tie_terms if spec.implementation in LINES else tie_terms
+    ties = _tie_terms if spec.implementation in PORTABLE else tie_terms
     ds, dtau = _through_logits(s.astype(jnp.float32), tau[:, None], flux, moment, work, ties=ties)
     return ds.astype(s.dtype), dtau[:, 0]
 
@@ -145,7 +137,7 @@ def bands(spec: Spec, columns: Float[Array, "batch 4 n"], scale: Array) -> tuple
     cut = -1.0001 if spec.degree is not None else math.log(maths.EPS / 4) - 2 * math.log(n)
 
     def ranges(own: int, visited: int, by_rows: bool):
-        first, last = block_ends(spec.implementation, n, own)
+        first, last = _tiles.block_ends(spec.implementation, n, own)
         starts, ends = _tiles.ends(n, visited)
         # By rows the last row of a block reaches furthest right; of columns the last one meets the furthest row.
         right = _alive(columns, scale, last, starts, cut, by_rows) & (starts > last[:, None])[None]
@@ -170,14 +162,6 @@ def _alive(columns, scale, elements: np.ndarray, places: np.ndarray, cut: float,
     return drop * scale > cut
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def averages(
-    spec: Spec, ranks: range | tuple[float, ...] | None, s: Keys, tau: PerRow, v: Float[Array, "batch d n"]
-) -> Float[Array, "batch d r"]:
-    """Rows of P of ascending keys times the payload in their order: the given rows, or all by the band."""
-    return _averages_forward(spec, ranks, s, tau, v)[0]
-
-
 def _sorted(spec, ranks, s, tau):
     columns, scale = _columns(spec.implementation, s), scale_of(s, tau)
     if ranks is not None:
@@ -186,6 +170,7 @@ def _sorted(spec, ranks, s, tau):
 
 
 def _averages_forward(spec, ranks, s, tau, v):
+    """Rows of P of ascending keys times their payload (batch, d, n): the given rows, or all by the band."""
     common = _sorted(spec, ranks, s, tau)
     y, norm = _tiled.apply(spec, common, v)
     return y, (common, s, tau, norm, v)
@@ -198,26 +183,20 @@ def _averages_backward(spec, ranks, residuals, w):
     return *_through_sorted(spec, s, tau, columns), columns[:, 3:].astype(v.dtype)
 
 
-averages.defvjp(_averages_forward, _averages_backward)
 AVERAGES = Rule(
-    averages,
     _averages_forward,
     _averages_backward,
     result=lambda spec, ranks, s, tau, v: jax.ShapeDtypeStruct(
         (*v.shape[:2], s.shape[1] if ranks is None else len(ranks)), v.dtype
     ),
     kept=lambda residuals: residuals[3:4],
+    saves=1,
     again=lambda spec, ranks, kept, s, tau, v: (_sorted(spec, ranks, s, tau), s, tau, *kept, v),
 )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def rank_offsets(spec: Spec, s: Keys, tau: PerRow) -> Keys:
-    """sum_r P_rj (r - j) / sum_r P_rj for ascending keys."""
-    return _rank_forward(spec, s, tau)[0]
-
-
 def _rank_forward(spec, s, tau):
+    """sum_r P_rj (r - j) / sum_r P_rj for ascending keys."""
     common = _sorted(spec, None, s, tau)
     # theta alone is wanted; the payload of ones costs one more sum.
     _, norm = _tiled.apply(spec, common, jnp.ones((s.shape[0], 1, s.shape[1]), jnp.float32))
@@ -232,13 +211,12 @@ def _rank_backward(spec, residuals, rho):
     return _through_sorted(spec, s, tau, columns)
 
 
-rank_offsets.defvjp(_rank_forward, _rank_backward)
 RANK_OFFSETS = Rule(
-    rank_offsets,
     _rank_forward,
     _rank_backward,
     result=lambda spec, s, tau: jax.ShapeDtypeStruct(s.shape, jnp.float32),
     kept=lambda residuals: residuals[3:],
+    saves=2,
     again=lambda spec, kept, s, tau: (_sorted(spec, None, s, tau), s, tau, *kept),
 )
 
@@ -266,7 +244,7 @@ def _one_by_one(ranks: range | tuple[float, ...], function):
 
 
 def rows(
-    implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, solve: Solve = whole
+    implementation: str, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, solve: Solve
 ) -> Float[Array, "batch r n"]:
     """Rows of P."""
     spec = _spec(implementation, mode)
@@ -280,17 +258,17 @@ def apply(
     payload: Float[Array, "batch n d"] | None,
     tau: PerRow,
     mode: Mode,
-    solve: Solve = whole,
+    solve: Solve,
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
     s, _, v = _hard_sort.ascending(implementation, x, payload)
     spec = _spec(implementation, mode)
-    if _tiles.few("neuralsort", mode, count(ranks), x.shape[1]):
+    if count(ranks) <= _tiles.FEW:
         return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(solve(AVERAGES, (spec, r), s, tau, v), 1, -1))
     return pick(jnp.moveaxis(solve(AVERAGES, (spec, None), s, tau, v), 1, -1), ranks)
 
 
-def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode, solve: Solve = whole) -> Keys:
+def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode, solve: Solve) -> Keys:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
     s, permutation, _ = _hard_sort.ascending(implementation, x)
     positions = lax.broadcasted_iota(jnp.float32, s.shape, 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 @dataclass(frozen=True)
 class Operand:
     """An array (batch, channels, size) with one value per row or column, a (batch, rows, columns) matrix, a scalar, or
-    (batch, blocks, channels) "parts" with values per block.
+    "bounds" (batch, blocks, 2) with the range of tiles that every block visits.
 
     `whole` gives every program all of it rather than its own block's part. `channels` and `dtype` are for results.
     """
@@ -28,8 +28,7 @@ class Operand:
 
 OWN_ROWS, WHOLE_ROWS = Operand("rows"), Operand("rows", whole=True)
 OWN_COLUMNS, WHOLE_COLUMNS = Operand("columns"), Operand("columns", whole=True)
-MATRIX, SCALAR, PARTS = Operand("matrix"), Operand("scalar"), Operand("parts")
-BOUNDS = Operand("parts", whole=True)
+MATRIX, SCALAR, BOUNDS = Operand("matrix"), Operand("scalar"), Operand("bounds")
 
 
 def results(dtype: Any, *matrices: Operand, rows: int = 0, columns: int = 0) -> tuple[Operand, ...]:

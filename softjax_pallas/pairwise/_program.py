@@ -15,8 +15,6 @@ class Program(Lanes):
 
     tiles: int
     """How many tiles it visits."""
-    count: int
-    """How many columns the matrix has."""
     by_rows: bool
     """Whether it owns rows."""
 
@@ -53,29 +51,9 @@ class Program(Lanes):
         """Which places of a visited tile exist and have not been visited before, as a tile or a value to spread."""
 
     @abc.abstractmethod
-    def part(self, ref: Any, channel: int) -> Value:
-        """A value per block from ref (blocks, channels)."""
-
-    @abc.abstractmethod
     def bound(self, ref: Any, channel: int) -> Value:
         """An integer per block from ref (blocks, channels), for the bounds of a loop."""
 
     @abc.abstractmethod
     def first(self, ref: Any, channel: int, tile: Value | None) -> Value:
         """The first value of `rows(ref, channel, tile)`, spreading over everything."""
-
-    @abc.abstractmethod
-    def ids(self, axis: int) -> Value:
-        """The own block's row (0) or column (1) numbers in float32, a value per row or column."""
-
-    @abc.abstractmethod
-    def tile_ids(self, axis: int) -> Value:
-        """The same as a tile, or a value to spread."""
-
-    @abc.abstractmethod
-    def iota(self, axis: int) -> Value:
-        """Row (0) or column (1) numbers within a tile, as a tile of integers or a value to spread."""
-
-    @abc.abstractmethod
-    def exists(self) -> Value:
-        """Of a square tile on the diagonal: which of the elements summed over exist, as a tile or a value to spread."""

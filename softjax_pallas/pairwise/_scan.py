@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._kernel import LINES
+from .._kernel import PORTABLE
 
 
 def scan_of(implementation: str) -> Callable[..., Any]:
     """`lax.associative_scan`, or on a TPU `doubled`."""
-    return doubled if implementation in LINES else lax.associative_scan
+    return doubled if implementation in PORTABLE else lax.associative_scan
 
 
 def doubled(combine: Callable[..., Any], elements: Any, reverse: bool = False, axis: int = 0) -> Any:

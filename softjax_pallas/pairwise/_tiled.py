@@ -4,7 +4,7 @@ These know nothing of sorting. Their cotangents are those of the logits' own inp
 (SoftSort), or the column sums from which NeuralSort's follow.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -16,12 +16,10 @@ from softjax._types import Float
 from . import _tile_bodies as bodies
 from . import _tiles
 from ._launch import launch
-from ._logits import NeuralSortPairs, Pairs, SoftSortPairs, TransportPairs
+from ._logits import NeuralSortPairs, Pairs, SoftSortPairs
 from ._operands import BOUNDS, MATRIX, OWN_COLUMNS, OWN_ROWS, SCALAR, WHOLE_COLUMNS, WHOLE_ROWS, results
 
-SPILLS = "pallas_triton", "neuralsort", 3
-"""What gets half a tile's columns: one of 32 x 64 spills 16 bytes on sm_80 (implementation, method, degree)."""
-PAIRS = {"softsort": SoftSortPairs, "neuralsort": NeuralSortPairs, "transport": TransportPairs}
+PAIRS = {"softsort": SoftSortPairs, "neuralsort": NeuralSortPairs}
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,6 @@ def run(spec: Spec, body: Any, by_rows: bool, common: Common, more: tuple[tuple,
 
     bound.__name__ = f"{spec.method}_{body.__name__}"
     tile = _tiles.matrix(spec.implementation, "rows" if by_rows else "columns", *sizes)
-    if (spec.implementation, spec.method, spec.degree) == SPILLS:
-        tile = replace(tile, columns=max(1, tile.columns // 2))
     return launch(spec.implementation, bound, by_rows, sizes, ((*inputs, *more[0]), outputs), tile)(*arrays, *more[1])
 
 

@@ -53,10 +53,6 @@ class MosaicGPU(Program):
     def tiles(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return ceil_div(self.sizes[self.by_rows], self._length(int(self.by_rows)))
 
-    @property
-    def count(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.sizes[1]
-
     def _length(self, axis: int) -> int:
         return self.tile_shape.columns if axis else self.tile_shape.rows
 
@@ -90,9 +86,6 @@ class MosaicGPU(Program):
 
     def sum_columns(self, tile):
         return self._pin(jnp.sum(tile, axis=0), 1)
-
-    def max_rows(self, tile):
-        return self._pin(jnp.max(tile, axis=1), 0)
 
     def _constant(self, value, axis):
         return self._pin(jnp.full((self._length(axis),), value, jnp.float32), axis)
@@ -135,42 +128,20 @@ class MosaicGPU(Program):
         self._store(ref, (channel, self._place(None, 1)), v)
 
     def valid(self, tile):
+        from jax.experimental.pallas import mosaic_gpu as plgpu
+
         axis = int(self.by_rows)
         length = self._length(axis)
         first = tile * length
         start = jnp.minimum(first, self.sizes[axis] - length)
-        return start + self.iota(axis) >= first
-
-    def part(self, ref, channel):
-        return ref[self.batch, self.block, channel]
+        shape = self.tile_shape.rows, self.tile_shape.columns
+        return start + plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout) >= first
 
     def bound(self, ref, channel):
         return ref[self.batch, self.block, channel].astype(jnp.int32)
 
     def first(self, ref, channel, tile):
         return ref[self.batch, channel, self._place(tile, 0).start]
-
-    def iota(self, axis):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        shape = self.tile_shape.rows, self.tile_shape.columns
-        return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=self._layout)
-
-    def ids(self, axis):
-        from jax.experimental.pallas import mosaic_gpu as plgpu
-
-        length = self._length(axis)
-        start = jnp.minimum(self.block * length, self.sizes[axis] - length)
-        iota = plgpu.broadcasted_iota(jnp.int32, (length,), 0, layout=self._layout.reduce(1 - axis))
-        return self._pin((start + iota).astype(jnp.float32), axis)
-
-    def tile_ids(self, axis):
-        length = self._length(axis)
-        start = jnp.minimum(self.block * length, self.sizes[axis] - length)
-        return self._pin((start + self.iota(axis)).astype(jnp.float32))
-
-    def exists(self):
-        return self.iota(0) >= 0
 
 
 def run(

@@ -1,8 +1,7 @@
-"""The portable program: one `pl.pallas_call` for Mosaic TPU, Pallas-Triton and the CPU interpreter.
+"""The portable program: one `pl.pallas_call` for Mosaic TPU and the CPU interpreter.
 
 A value per row is (rows, 1), a value per column (1, columns). Arrays of values are (batch, channels, size), so that a
-block's last two dimensions suit the TPU. Ragged ends are masked at every load; Triton, which knows no bounds, also
-masks its stores.
+block's last two dimensions suit the TPU. Ragged ends are masked at every load; what lies beyond them is not copied out.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,15 +26,11 @@ class Shape:
     columns: int
     tile: Tile
     by_rows: bool
-    triton: bool
-    parts: int = 1
-    """How many tiles' worth of own values a program handles one after the other."""
 
     @property
     def blocks(self) -> int:
         """How many programs one batch row has."""
-        tiles = ceil_div(self.rows, self.tile.rows) if self.by_rows else ceil_div(self.columns, self.tile.columns)
-        return ceil_div(tiles, self.parts)
+        return ceil_div(self.rows, self.tile.rows) if self.by_rows else ceil_div(self.columns, self.tile.columns)
 
 
 @dataclass
@@ -44,8 +39,6 @@ class Portable(Program):
 
     shape: Shape
     block: Any
-    place: Any = 0
-    """Where in its block the own part lies, in tiles."""
 
     @property
     def by_rows(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -60,10 +53,6 @@ class Portable(Program):
         )
         return ceil_div(size, tile)
 
-    @property
-    def count(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.shape.columns
-
     def down(self, v):
         return v
 
@@ -75,9 +64,6 @@ class Portable(Program):
 
     def sum_columns(self, tile):
         return jnp.sum(tile, axis=0, keepdims=True)
-
-    def max_rows(self, tile):
-        return jnp.max(tile, axis=1, keepdims=True)
 
     def per_row(self, value):
         return jnp.full((self.shape.tile.rows, 1), value, jnp.float32)
@@ -96,25 +82,11 @@ class Portable(Program):
         size = self.shape.tile.columns if axis else self.shape.tile.rows
         end = self.shape.columns if axis else self.shape.rows
         ids = self._ids(size, 1, self.block if tile is None else tile)
-        place = pl_ds(self.place if tile is None else tile, size)
+        place = pl_ds(0 if tile is None else tile, size)
         return self._load(ref, (slice(channel, channel + 1), place), ids < end)
 
     def _load(self, ref, index, mask):
-        if self.shape.triton:
-            from jax.experimental.pallas import triton as pltriton
-
-            v = pltriton.load(ref.at[index], mask=mask, other=jnp.zeros((), ref.dtype))
-            return v.astype(jnp.float32)
         return jnp.where(mask, ref[index].astype(jnp.float32), 0.0)
-
-    def _store(self, ref, index, v, mask):
-        v = v.astype(ref.dtype)
-        if self.shape.triton:
-            from jax.experimental.pallas import triton as pltriton
-
-            pltriton.store(ref.at[index], v, mask=mask)
-        else:
-            ref[index] = v  # what lies beyond the end is not copied out
 
     def rows(self, ref, channel=0, tile=None):
         return self._line(ref, channel, tile, 0).reshape(self.shape.tile.rows, 1)
@@ -139,29 +111,19 @@ class Portable(Program):
         return self._load(ref, *self._window(tile))
 
     def put_tile(self, ref, tile, v):
-        index, inside = self._window(tile)
-        self._store(ref, index, v, inside)
+        ref[self._window(tile)[0]] = v.astype(ref.dtype)
 
     def put_rows(self, ref, channel, v):
-        size = self.shape.tile.rows
-        mask = self._ids(size, 1, self.block) < self.shape.rows
-        self._store(ref, (slice(channel, channel + 1), pl_ds(self.place, size)), v.reshape(1, size), mask)
+        ref[channel : channel + 1, :] = v.reshape(1, self.shape.tile.rows).astype(ref.dtype)
 
     def put_columns(self, ref, channel, v):
-        size = self.shape.tile.columns
-        mask = self._ids(size, 1, self.block) < self.shape.columns
-        self._store(ref, (slice(channel, channel + 1), pl_ds(self.place, size)), v, mask)
+        ref[channel : channel + 1, :] = v.astype(ref.dtype)
 
     def valid(self, tile):
         t = self.shape.tile
         if self.shape.by_rows:
             return self._ids(t.columns, 1, tile) < self.shape.columns
         return self._ids(t.rows, 0, tile) < self.shape.rows
-
-    def part(self, ref, channel):
-        from jax.experimental import pallas as pl
-
-        return ref[pl.ds(self.place, 1), channel : channel + 1]
 
     def bound(self, ref, channel):
         from jax.experimental import pallas as pl
@@ -172,20 +134,6 @@ class Portable(Program):
         line = self._line(ref, channel, tile, 0)
         first = lax.broadcasted_iota(jnp.int32, line.shape, 1) == 0
         return jnp.sum(jnp.where(first, line, 0.0), axis=1, keepdims=True)
-
-    def ids(self, axis):
-        return self._ids(self.shape.tile.columns if axis else self.shape.tile.rows, axis, self.block).astype(
-            jnp.float32
-        )
-
-    def tile_ids(self, axis):
-        return self.ids(axis)
-
-    def iota(self, axis):
-        return lax.broadcasted_iota(jnp.int32, (self.shape.tile.rows, self.shape.tile.columns), axis)
-
-    def exists(self):
-        return self.valid(self.block)
 
 
 def pl_ds(tile: Any, size: int) -> Any:
@@ -209,13 +157,11 @@ def _spec(operand: Operand, shape: Shape, channels: int):
         if shape.by_rows:
             return pl.BlockSpec((None, tile.rows, padded["columns"]), lambda b, i: (b, i, 0))
         return pl.BlockSpec((None, padded["rows"], tile.columns), lambda b, i: (b, 0, i))
-    if operand.kind == "parts" and operand.whole:
+    if operand.kind == "bounds":
         return pl.BlockSpec((None, shape.blocks, channels), lambda b, i: (b, 0, 0))
-    if operand.kind == "parts":
-        return pl.BlockSpec((None, shape.parts, channels), lambda b, i: (b, i, 0))
     if operand.whole:
         return pl.BlockSpec((None, channels, padded[operand.kind]), lambda b, i: (b, 0, 0))
-    return pl.BlockSpec((None, channels, getattr(tile, operand.kind) * shape.parts), lambda b, i: (b, 0, i))
+    return pl.BlockSpec((None, channels, getattr(tile, operand.kind)), lambda b, i: (b, 0, i))
 
 
 def run(
@@ -231,21 +177,10 @@ def run(
     from jax.experimental import pallas as pl
 
     implementation, name = build
-    triton = implementation == "pallas_triton"
-    tile = fit(implementation, tile, *sizes)
-    shape = Shape(*sizes, tile, by_rows, triton, min(tile.parts, ceil_div(sizes[not by_rows], tile.rows)))
+    shape = Shape(*sizes, fit(implementation, tile, *sizes), by_rows)
 
     def kernel(*refs):
-        block = pl.program_id(1)
-        if shape.parts == 1:
-            body(Portable(shape, block), refs)
-            return
-
-        def one(k, carry):
-            body(Portable(shape, block * shape.parts + k, k), refs)
-            return carry
-
-        lax.fori_loop(0, shape.parts, one, jnp.int32(0))
+        body(Portable(shape, pl.program_id(1)), refs)
 
     def call(*arrays):
         out = [jax.ShapeDtypeStruct((arrays[0].shape[0], *o.shape(*sizes)), o.dtype) for o in outputs]
@@ -258,12 +193,12 @@ def run(
                     out_shape=out,
                     grid=(arrays[0].shape[0], shape.blocks),
                     in_specs=[
-                        _spec(o, shape, a.shape[2 if o.kind == "parts" else 1])
+                        _spec(o, shape, a.shape[2 if o.kind == "bounds" else 1])
                         for o, a in zip(inputs, arrays, strict=True)
                     ],
                     out_specs=[_spec(o, shape, o.channels) for o in outputs],
                     name=name,
-                    **portable_options(implementation, shape.tile.warps),
+                    **portable_options(implementation),
                 )(*arrays)
             )
 

@@ -1,6 +1,5 @@
 """Optimal transport to few anchors, solved in one kernel. Importing this does not import Pallas."""
 
-from ._aot import kernels_for_aot as kernels_for_aot
 from ._limits import supports as supports
 from .op import forms as forms
 from .op import refusal as refusal

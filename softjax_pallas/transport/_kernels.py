@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from .. import tuning
 from .._kernel import MOSAIC_GPU, portable_options
 from ._spec import Operands, Spec
 
@@ -21,13 +22,13 @@ class Kernels:
 def _portable(name: str) -> Kernels:
     from . import pallas
 
-    backend, interpret = pallas.BACKENDS[name], portable_options(name, 4).get("interpret", False)
+    interpret = portable_options(name).get("interpret", False)
 
     def forward(spec: Spec, at: Operands):
-        return pallas.forward(spec, backend, at, interpret)
+        return pallas.forward(spec, name, at, interpret)
 
     def backward(spec: Spec, at: Operands, sums, cotangent):
-        return pallas.backward(spec, backend, at, sums, cotangent, interpret)
+        return pallas.backward(spec, name, at, sums, cotangent, interpret)
 
     return Kernels(name, forward, backward)
 
@@ -58,9 +59,7 @@ def sizes(implementation: str, n: int, k: int) -> dict[str, int]:
         from . import mosaic_gpu
 
         spec = Spec(n, k, 1, 0, None, normalise=True)
-        return {"keys": mosaic_gpu.width(spec, implementation), "anchors": mosaic_gpu.anchors_held(spec), "warps": 4}
+        return {"keys": mosaic_gpu.width(spec, implementation), "anchors": mosaic_gpu.anchors_held(spec)}
     from . import pallas
 
-    backend = pallas.BACKENDS[implementation]
-    keys, warps = backend.tile(k)
-    return {"keys": keys, "anchors": backend.anchors(k)} | ({"warps": warps} if backend.masked else {})
+    return {"keys": tuning.keys(implementation, k).keys, "anchors": pallas.anchors_held(k)}

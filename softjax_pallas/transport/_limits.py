@@ -2,11 +2,10 @@
 
 import jax.numpy as jnp
 
-from .._kernel import LINES, jax_version, unsupported
+from .._kernel import unsupported
 
 _HALVES = ("float32", "bfloat16", "float16")
 DTYPES: dict[str, tuple[str, ...]] = {
-    "pallas_triton": _HALVES,
     "pallas_mosaic_gpu": _HALVES,
     "pallas_interpret_gpu": _HALVES,
     "pallas_mosaic_tpu": ("float32", "bfloat16"),  # its compiler loads no float16 vectors
@@ -15,7 +14,6 @@ DTYPES: dict[str, tuple[str, ...]] = {
 }
 
 MAX_ANCHORS = {
-    "pallas_triton": 64,
     "pallas_mosaic_gpu": 47,
     "pallas_interpret_gpu": 47,
     "pallas_mosaic_tpu": 128,
@@ -24,19 +22,13 @@ MAX_ANCHORS = {
 }
 """The k x k system is eliminated in registers (VMEM on TPU): beyond this it spills."""
 
-PASS_VMEM = 12 << 20
-"""Bytes of VMEM for a pass over many anchors, of the 16 MiB by default."""
-
-TILE = 64
-"""Keys and anchors of a Mosaic GPU program's tile where anchors are many."""
-
 FEW = 8
 """Up to so many anchors the Mosaic GPU program holds one array of keys for each."""
 
 MIN_KEYS = {"pallas_mosaic_gpu": (128, 64), "pallas_interpret_gpu": (128, 64)}
 """A tile of keys for up to FEW anchors and for more: Mosaic GPU's loads have no masks."""
 
-MAX_KEYS = {"pallas_triton": 1 << 16, "pallas_mosaic_gpu": 1 << 16, "pallas_interpret_gpu": 1 << 16}
+MAX_KEYS = {"pallas_mosaic_gpu": 1 << 16, "pallas_interpret_gpu": 1 << 16}
 """One streaming multiprocessor works on a row, which is to stay in its caches."""
 
 VMEM = 48 << 20
@@ -46,34 +38,6 @@ VMEM = 48 << 20
 def max_payload(implementation: str, k: int) -> int:
     """So many columns are averaged without writing the plan; each holds a block's registers on Mosaic GPU."""
     return 1 if implementation in MIN_KEYS and k > FEW else 8
-
-
-def many(k: int, implementation: str) -> bool:
-    """Are there more anchors than one program holds? Then kernels are passes over the plan, for any number of them."""
-    return k > MAX_ANCHORS[implementation]
-
-
-def pass_anchors(k: int, implementation: str) -> int:
-    """k, rounded up to what a pass takes: empty anchors fill a Mosaic GPU tile, and align its loads of two anchors."""
-    return max(TILE, -(-k // 8) * 8) if implementation in MIN_KEYS else k
-
-
-def pass_channels(implementation: str, line: int) -> int:
-    """Channels of a payload that a pass visits at once, of at most `line` keys or anchors: what registers hold.
-
-    A TPU has room for two groups of sublanes, but for the anchors' own channel, where VMEM has it for so long lines.
-    """
-    if implementation in LINES and 4 * line * _pass_lines(_MOST) <= PASS_VMEM:
-        return _MOST
-    return 4 if implementation in MIN_KEYS else _FEWEST
-
-
-_FEWEST, _MOST = 7, 15
-
-
-def _pass_lines(channels: int) -> int:
-    """Numbers for each key, or anchor, that a pass holds: keys, shift and inv, c and the channels, twice in flight."""
-    return 2 * (8 + 8 + -(-(1 + channels) // 8) * 8)  # in whole groups of sublanes
 
 
 OPS = ("rows", "apply", "rank", "mask")
@@ -92,25 +56,11 @@ def supports(op: str, method: str, dtype, shape: tuple[int, ...], implementation
     if (reason := unsupported(implementation, dtype)) is not None:
         return reason
     _, n, k, payload = (*shape, *{"rank": (shape[1], 0), "mask": (2, 0)}.get(op, ()))[:4]
-    if many(k, implementation):
-        return _no_pass(op, n, k, implementation)
-    if implementation == "pallas_triton" and jax_version() < (0, 12):
-        return "the Triton of JAX 0.11 crashes on this kernel"
+    if k > MAX_ANCHORS[implementation]:
+        return f"{k} anchors are more than the {MAX_ANCHORS[implementation]} that a kernel holds"
     if jnp.dtype(dtype).name not in DTYPES[implementation]:
         return f"kernels of {implementation} take {', '.join(DTYPES[implementation])}, not {jnp.dtype(dtype).name}"
     return _too_large(n, k, payload, implementation)
-
-
-def _no_pass(op: str, n: int, k: int, implementation: str) -> str | None:
-    """Passes convert keys and payload to float32 and take any number of columns, a few at a time."""
-    if implementation in MIN_KEYS and n < TILE:
-        return f"{n} keys do not fill a tile of {TILE}, and loads of {implementation} have no masks"
-    if implementation == "pallas_mosaic_tpu":
-        lane_tile = 128
-        block = 4 * max(n, k) * (_pass_lines(_FEWEST) + (2 * lane_tile if op == "rows" else 0))
-        if block > PASS_VMEM:
-            return f"a pass over {n} keys and {k} anchors holds {block} bytes, more than {PASS_VMEM} of VMEM"
-    return None
 
 
 def _too_large(n: int, k: int, payload: int, implementation: str) -> str | None:

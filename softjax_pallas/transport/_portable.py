@@ -1,7 +1,7 @@
 """The portable body: one row of the batch, (anchors, keys) in a block, keys along the lanes.
 
-The row of keys stays in fast memory (VMEM on TPU; L1 and L2 under Triton) while Newton's steps pass over it tile by
-tile. Nothing is sliced that is not a reference, sizes are powers of two under Triton, and reductions keep their axis.
+The row of keys stays in VMEM while Newton's steps pass over it tile by tile. Nothing is sliced that is not a reference,
+and reductions keep their axis.
 """
 
 from functools import partial
@@ -37,8 +37,8 @@ def one(index: int):
 class Tiles:
     """Access to (rows, n) references tile by tile along n."""
 
-    def __init__(self, n: int, tile: int, masked: bool):
-        self.n, self.tile, self.masked = n, tile, masked
+    def __init__(self, n: int, tile: int):
+        self.n, self.tile = n, tile
         self.count = -(-n // tile)
         self.width = self.count * tile
 
@@ -54,11 +54,6 @@ class Tiles:
     def line(self, ref, j, index: int = 0):
         """(1, tile) of one row in float32: 0 beyond its end."""
         at = one(index), self._at(j)
-        if self.masked:
-            from jax.experimental.pallas import triton as pltriton
-
-            value = pltriton.load(ref.at[at], mask=self.exists(j), other=0.0)
-            return value.astype(jnp.float32)
         return jnp.where(self.exists(j), ref[at].astype(jnp.float32), 0.0)
 
     def load(self, ref, j, rows: int):
@@ -67,31 +62,15 @@ class Tiles:
         exists = jnp.broadcast_to(self.exists(j), (size, self.tile))
         if rows < size:
             exists &= lax.broadcasted_iota(jnp.int32, (size, self.tile), 0) < rows
-        if self.masked:
-            from jax.experimental.pallas import triton as pltriton
-
-            value = pltriton.load(ref.at[:, self._at(j)], mask=exists, other=0.0)
-            return value.astype(jnp.float32)
         return jnp.where(exists, ref[:, self._at(j)].astype(jnp.float32), 0.0)
 
     def put(self, ref, j, value, index: int = 0):
-        """Write (1, tile) of one row; entries that do not exist are dropped."""
-        self._store(ref, (one(index), self._at(j)), value, self.exists(j))
+        """Write (1, tile) of one row; what lies beyond the end is not copied out."""
+        ref[one(index), self._at(j)] = value.astype(ref.dtype)
 
-    def store(self, ref, j, value, rows: int):
-        """Write (K, tile); entries that do not exist are dropped."""
-        exists = jnp.broadcast_to(self.exists(j), value.shape)
-        exists &= lax.broadcasted_iota(jnp.int32, value.shape, 0) < rows
-        self._store(ref, (slice(None), self._at(j)), value, exists)
-
-    def _store(self, ref, at, value, exists):
-        value = value.astype(ref.dtype)
-        if self.masked:
-            from jax.experimental.pallas import triton as pltriton
-
-            pltriton.store(ref.at[at], value, mask=exists)
-        else:
-            ref[at] = value
+    def store(self, ref, j, value):
+        """Write (K, tile); entries that do not exist are not copied out."""
+        ref[:, self._at(j)] = value.astype(ref.dtype)
 
 
 def _couple(total, w, exists):
@@ -190,7 +169,7 @@ class Portable(Program):
         return (_solve(self.spec.k, self.real[0], coupling, rhs[0], damping),)
 
     def put_rows(self, tile, block):
-        self.tiles.store(self.refs["out"], tile, block[0], self.spec.wanted)
+        self.tiles.store(self.refs["out"], tile, block[0])
 
     def put_averages(self, averages):
         for column, (average,) in enumerate(averages):

@@ -1,8 +1,7 @@
-"""Optimal transport as fused operations. Few anchors: the dual solve, the result and its gradient in a kernel each.
+"""Optimal transport to few anchors as fused operations: the dual solve, the result and its gradient in a kernel each.
 
-Rows of P, averages of a payload, ranks and the mask derive from the plan's columns, `Solve`. More anchors than these
-kernels hold are left to `_stream`, whose kernels are passes over the plan. Sorting for the start stays in XLA, since no
-Pallas backend lowers it.
+Rows of P, averages of a payload, ranks and the mask derive from the plan's columns, `Solve`. Sorting for the start
+stays in XLA, since no Pallas backend lowers it.
 """
 
 from collections.abc import Callable
@@ -23,11 +22,9 @@ from softjax._modes import Mode
 from softjax._types import Float
 
 from .._kernel import Named, cannot_run
-from ..pairwise._tiles import tiles as pairwise_tiles
 from ._kernels import Kernels, kernels, sizes
-from ._limits import OPS, many, max_payload, supports
+from ._limits import OPS, max_payload, supports
 from ._spec import Operands, Spec
-from ._stream import StreamKernel
 
 
 class Solve:
@@ -207,17 +204,16 @@ class TransportKernel:
 def refusal(implementation: str, op: str, x: Any, *arguments: Any) -> str | None:
     """Why no kernel of that implementation serves a call, or None."""
     k, d = anchors(op, x, *arguments), 0
-    if many(k, implementation) and op in ("rows", "apply") and not isinstance(arguments[0], range):
-        return f"ranks that are known only at run time make {k} anchors, more than one program holds"
     if op == "apply":
         d = 1 if arguments[1] is None else arguments[1].shape[2]
         # More columns than a kernel averages: the rows are written and multiplied.
-        d = 0 if d > max_payload(implementation, k) and not many(k, implementation) else d
+        d = 0 if d > max_payload(implementation, k) else d
     return supports(op, "ot", x.dtype, (*x.shape, k, d), implementation)
 
 
-def _form(implementation: str, op: str, x: Keys, *arguments: Any) -> Array:
+def _form(kernel: TransportKernel, x: Keys, *arguments: Any) -> Array:
     """One form: checks that a kernel serves the call, then calls it."""
+    implementation, op = kernel.implementation, kernel.op
     if x.shape[0] == 0 or x.shape[1] < 2 or anchors(op, x, *arguments) < 2:  # nothing to solve
         return getattr(ot.DENSE, op)(x, *arguments)
     if reason := refusal(implementation, op, x, *arguments):
@@ -228,17 +224,15 @@ def _form(implementation: str, op: str, x: Keys, *arguments: Any) -> Array:
         else a
         for i, a in enumerate(arguments)
     )
-    kernel = StreamKernel if many(anchors(op, x, *arguments), implementation) else TransportKernel
-    return run(Named(implementation, "ot", op, kernel(implementation, op)), x, *arguments)
+    return run(Named(implementation, "ot", op, kernel), x, *arguments)
 
 
 def forms(implementation: str) -> dict[str, Forms]:
     """The forms of every method that this package implements by transport kernels, on keys (batch, n)."""
-    by_kernels = {op: partial(_form, implementation, op) for op in OPS}
+    by_kernels = {op: partial(_form, TransportKernel(implementation, op)) for op in OPS}
     return {"ot": Forms(**by_kernels, writes=always)}  # pyright: ignore[reportArgumentType]
 
 
 def tiles(op: str, implementation: str, x: Any, *arguments: Any) -> dict[str, int]:
-    """Keys at a time, warps that work on them (4 in a warpgroup), and anchors with their padding."""
-    k = anchors(op, x, *arguments)
-    return pairwise_tiles(op, implementation) if many(k, implementation) else sizes(implementation, x.shape[1], k)
+    """Keys at a time, and anchors with their padding."""
+    return sizes(implementation, x.shape[1], anchors(op, x, *arguments))

@@ -1,9 +1,9 @@
-"""`pl.pallas_call` of the portable body for Mosaic TPU, Pallas-Triton (compute capability 8.x) and the interpreter.
+"""`pl.pallas_call` of the portable body for Mosaic TPU and the interpreter: one program solves one row of the batch.
 
-One program solves one row of the batch.
+Vectors of anchors are lines in memory and columns in the kernel: the last axis of a TPU's arrays is padded to 128, so a
+column in memory takes 512 bytes an anchor.
 """
 
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,60 +14,22 @@ from .. import tuning
 from ._portable import Tiles, backward_body, forward_body, one, turned
 from ._spec import Operands, Spec
 
-
-@dataclass(frozen=True)
-class Backend:
-    """How one Pallas backend wants the body.
-
-    `least` anchors at least, and a power of two of them where `power`; `masked`: blocks end where the array ends, so
-    accesses carry a mask; `lines`: vectors of anchors are lines in memory and columns in the kernel. The last axis of a
-    TPU's arrays is padded to 128, so a column in memory takes 512 bytes an anchor.
-    """
-
-    name: str
-    least: int
-    power: bool
-    masked: bool
-    lines: bool
-
-    def anchors(self, k: int) -> int:
-        """k, rounded up to what a block holds."""
-        if self.power:
-            return max(self.least, 1 << (k - 1).bit_length())
-        return -(-k // self.least) * self.least
-
-    def tile(self, k: int) -> tuple[int, int]:
-        """Keys at a time, and warps."""
-        found = tuning.keys(self.name, k)
-        return found.keys, found.warps
-
-
-TPU = Backend("pallas_mosaic_tpu", 8, power=False, masked=False, lines=True)
-TRITON = Backend("pallas_triton", 2, power=True, masked=True, lines=False)
-INTERPRETED = Backend("pallas_interpret", 8, power=False, masked=False, lines=True)
-RACES = replace(INTERPRETED, name="pallas_interpret_races")
-BACKENDS = {backend.name: backend for backend in (TPU, TRITON, INTERPRETED, RACES)}
-
 VMEM_LIMIT = 64 << 20
+LEAST = 8
+"""Anchors of a block are a multiple of it."""
 
 
-def _compiler_params(backend: Backend, k: int):
-    if backend.masked:
-        from jax.experimental.pallas import triton as pltriton
-
-        return pltriton.CompilerParams(num_warps=backend.tile(k)[1], num_stages=1)
-    from jax.experimental.pallas import tpu as pltpu
-
-    return pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=VMEM_LIMIT)
+def anchors_held(k: int) -> int:
+    """k, rounded up to what a block holds."""
+    return -(-k // LEAST) * LEAST
 
 
 class _Call:
     """Operands, blocks and results of one `pl.pallas_call`."""
 
-    def __init__(self, spec: Spec, backend: Backend, batch: int):
-        self.backend, self.batch = backend, batch
-        self.size = backend.anchors(spec.k)
-        self.tiles = Tiles(spec.n, backend.tile(spec.k)[0], backend.masked)
+    def __init__(self, spec: Spec, implementation: str, batch: int):
+        self.batch, self.size = batch, anchors_held(spec.k)
+        self.tiles = Tiles(spec.n, tuning.keys(implementation, spec.k).keys)
 
     def block(self, *shape: int):
         from jax.experimental import pallas as pl
@@ -76,41 +38,38 @@ class _Call:
 
     def shape_of(self, columns: int = 1) -> tuple[int, int]:
         """Of `columns` vectors of anchors."""
-        return (columns, self.size) if self.backend.lines else (self.size, columns)
+        return columns, self.size
 
     def small(self, vectors, fill: float = 0.0):
-        """(batch, k) or (batch, k, d) -> (batch, K, d), or (batch, d, K) where they are lines."""
+        """(batch, k) or (batch, k, d) -> (batch, d, K)."""
         vectors = jnp.atleast_3d(vectors.astype(jnp.float32))
         missing = (0, self.size - vectors.shape[1])
         vectors = jnp.pad(vectors, ((0, 0), missing, (0, 0)), constant_values=fill)
-        return jnp.swapaxes(vectors, 1, 2) if self.backend.lines else vectors
+        return jnp.swapaxes(vectors, 1, 2)
 
     def read(self, small, k: int):
         """Back to (batch, k, d)."""
-        return (jnp.swapaxes(small, 1, 2) if self.backend.lines else small)[:, :k]
+        return jnp.swapaxes(small, 1, 2)[:, :k]
 
 
 def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, results):
     """Run a body on operands (array, block); results are (shape, dtype, block). Vectors of anchors have no block."""
     from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
 
     columns = []  # of every operand and result, None where it is no vector of anchors
 
     def blocks(shapes):
         for shape, block in shapes:
-            columns.append(None if block else shape[0 if call.backend.lines else 1])
+            columns.append(None if block else shape[0])
             yield call.block(*(block or shape))
 
     arrays = [array for array, _ in operands]
     in_specs = list(blocks((array.shape[1:], block) for array, block in operands))
     out_specs = list(blocks((shape, block) for shape, _, block in results))
-    scratch = []
     run = partial(body, spec=spec, tiles=call.tiles)
-    if call.backend.lines:
-        from jax.experimental.pallas import tpu as pltpu
-
-        run = partial(_along_lanes, run, len(arrays), tuple(c is not None for c in columns))
-        scratch = [pltpu.VMEM((call.size, c), jnp.float32) for c in columns if c is not None]
+    run = partial(_along_lanes, run, len(arrays), tuple(c is not None for c in columns))
+    scratch = [pltpu.VMEM((call.size, c), jnp.float32) for c in columns if c is not None]
     with jax.enable_x64(False):
         return pl.pallas_call(
             run,
@@ -120,7 +79,7 @@ def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, 
             out_shape=[jax.ShapeDtypeStruct((call.batch, *shape), dtype) for shape, dtype, _ in results],
             scratch_shapes=scratch,
             interpret=interpret,
-            compiler_params=_compiler_params(call.backend, spec.k),
+            compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=VMEM_LIMIT),
             name=name,
         )(*arrays)
 
@@ -149,9 +108,9 @@ def _inputs(call: _Call, spec: Spec, at: Operands):
     return [*operands, *((v, None) for v in vectors), (at.tau.astype(jnp.float32)[:, None, None], (1, 1))]
 
 
-def forward(spec: Spec, backend: Backend, at: Operands, interpret: Any = False):
+def forward(spec: Spec, implementation: str, at: Operands, interpret: Any = False):
     """(rows (batch, wanted, n) or averages (batch, wanted, d), potentials (batch, k), column sums (batch, k))."""
-    call = _Call(spec, backend, at.y.shape[0])
+    call = _Call(spec, implementation, at.y.shape[0])
     small = call.shape_of(), jnp.float32, None
     if spec.payload:
         out = call.shape_of(spec.payload), jnp.float32, None
@@ -165,9 +124,9 @@ def forward(spec: Spec, backend: Backend, at: Operands, interpret: Any = False):
     return rows, call.read(psi, spec.k)[..., 0], call.read(sums, spec.k)[..., 0]
 
 
-def backward(spec: Spec, backend: Backend, at: Operands, sums, cotangent, interpret: Any = False):
+def backward(spec: Spec, implementation: str, at: Operands, sums, cotangent, interpret: Any = False):
     """Cotangents of y (batch, n), payload (batch, d, n) or None, masses (batch, k) and tau (batch,)."""
-    call = _Call(spec, backend, at.y.shape[0])
+    call = _Call(spec, implementation, at.y.shape[0])
     operands, width = _inputs(call, spec, at), call.tiles.width
     operands.append((call.small(sums, 1.0), None))
     operands.append((call.small(cotangent), None) if spec.payload else (cotangent, (call.size, width)))

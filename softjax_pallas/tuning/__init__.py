@@ -5,9 +5,8 @@ written by `perf/tune.py`, comes first for what it holds. Each has
 
 - "measured": whether its entries were timed, with "device", "versions", "commit" and "date" where they were;
 - "kernels", method -> platform -> `Rule`: from which sizes on the kernels of a method are chosen;
-- "tiles", implementation -> family -> `Tile`. Families of the pairwise kernels, which also make the passes over many
-  anchors: "rows" and "columns", programs that own such, and "chunks" of the recurrence. For "transport" to few anchors
-  a list of `Keys`, each up to so many anchors.
+- "tiles", implementation -> family -> `Tile`. Families of the pairwise kernels: "rows" and "columns", programs that own
+  such. For "transport" a list of `Keys`, each up to so many anchors.
 
 A rule follows the device that a program is lowered for. Tiles are needed before that is known: they follow this
 process's default device where it runs the implementation, and `default.json` otherwise, so that a program compiled
@@ -32,9 +31,9 @@ from .. import _kernel
 from .._kernel import Tile
 
 FOLDER = Path(__file__).parent
-PLATFORM = {"pallas_triton": "cuda", "pallas_mosaic_gpu": "cuda", "pallas_mosaic_tpu": "tpu"}
+PLATFORM = {"pallas_mosaic_gpu": "cuda", "pallas_mosaic_tpu": "tpu"}
 """Where an implementation runs; interpreters run anywhere, with tiles of their own."""
-FAMILIES = ("rows", "columns", "chunks", "transport")
+FAMILIES = ("rows", "columns", "transport")
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys at a time of a transport kernel for up to so many anchors, and the warps that work on them."""
+    """Keys at a time of a transport kernel for up to so many anchors."""
 
     anchors: int
     keys: int
-    warps: int = 4
 
 
 @dataclass(frozen=True)
@@ -88,20 +86,12 @@ def limit(implementation: str, family: str, tile: Tile | Keys) -> str | None:
         steps = {"rows": 8, "columns": 128, "keys": 128}
     elif implementation in _kernel.MOSAIC_GPU:
         steps = {"rows": 64, "columns": 8, "keys": 128}
-        if tile.warps != 4:
-            return f"`warps` (={tile.warps}) must be 4, a warpgroup's"
-    elif implementation == "pallas_triton":
-        steps["keys"] = 16  # the depth of a dot
     for name, step in steps.items():
         size = getattr(tile, name, None)
         if size is None:
             continue
         if size < 1 or size % step:
             return f"`{name}` (={size}) must be a positive multiple of {step}"
-        if implementation == "pallas_triton" and size & (size - 1):
-            return f"`{name}` (={size}) must be a power of two"
-    if family == "chunks" and isinstance(tile, Tile) and tile.rows != tile.columns:
-        return f"`rows` (={tile.rows}) and `columns` (={tile.columns}) of a chunk must be equal"
     return None
 
 
@@ -189,7 +179,7 @@ def _entry(implementation: str, family: str) -> Any:
 
 
 def tile(implementation: str, family: str) -> Tile:
-    """The tile of a family of pairwise kernels: "rows", "columns" or "chunks"."""
+    """The tile of a family of pairwise kernels: "rows" or "columns"."""
     return _entry(implementation, family)
 
 

@@ -15,16 +15,12 @@ from cases import SOFT_MODES, UNIT, x64
 from softjax._methods import METHODS
 from softjax._modes import MODES
 from softjax_pallas import pairwise
+from softjax_pallas.pairwise.op import KERNELS
 
-METHOD_NAMES = ("softsort", "neuralsort")
+METHOD_NAMES = tuple(KERNELS)
+FORMS = [(method, op) for method, ops in KERNELS.items() for op in ops]
 # What c0 and c2 change is in the rows; a rank differs from them by its payload or its direction.
-COMBINATIONS = [
-    (method, op, mode)
-    for method in METHOD_NAMES
-    for op in ("rows", "apply", "rank")
-    for mode in SOFT_MODES
-    if op == "rows" or mode in ("smooth", "c1") or (op, method) == ("apply", "softsort")
-]
+COMBINATIONS = [(*form, mode) for form in FORMS for mode in SOFT_MODES if "rows" in form or mode in ("smooth", "c1")]
 
 
 def keys(batch, n, seed=0):
@@ -177,7 +173,7 @@ class Pairwise:
     def test_sizes(self, method):
         """Row lengths on both sides of a tile's, and long rows."""
         for n in self.sizes[1:]:
-            self.check(method, "apply", "smooth", (1, n))
+            self.check(method, "apply" if "apply" in KERNELS[method] else "rows", "smooth", (1, n))
 
     @pytest.mark.parametrize("method", METHOD_NAMES)
     def test_vmap_is_the_batch(self, method):
@@ -187,7 +183,7 @@ class Pairwise:
         ranks, mode = range(x.shape[1]), MODES["smooth"]
 
         def value(x, tau):
-            return self.forms(method).apply(x, ranks, None, tau, mode)
+            return self.forms(method).rows(x, ranks, tau, mode)
 
         def gradient(x, tau):
             return jax.grad(lambda x: jnp.sum(jnp.sin(value(x, tau))))(x)
@@ -200,7 +196,7 @@ class Pairwise:
         """Half-precision keys are summed in float32: what comes is that of the same keys in float32, rounded once."""
         n = self.sizes[0]
         tau = jnp.asarray(softness(2), jnp.float32)
-        for op in ("rows", "apply", "rank"):
+        for op in KERNELS[method]:
 
             def both(x, op=op):
                 y, pull = jax.vjp(lambda x: call(self.forms(method), op, (x, tau, None), "smooth", range(n)), x)
@@ -209,7 +205,7 @@ class Pairwise:
 
             run, shape = jax.jit(both), (2, n) if op == "rank" else (2, n, n, 1)
             for dtype in ("bfloat16", "float16"):
-                if pairwise.supports(op, method, MODES["smooth"], dtype, shape, self.implementation) is not None:
+                if pairwise.supports(op, method, dtype, shape, self.implementation) is not None:
                     continue  # float16 on a TPU
                 x = jnp.asarray(keys(2, n), dtype)
                 for narrow, wide in zip(run(x), run(x.astype(jnp.float32)), strict=True):
@@ -220,7 +216,7 @@ class Pairwise:
 
     def test_softness_does_not_recompile(self):
         """A new softness runs the same program."""
-        run = jax.jit(lambda x, tau: self.forms("softsort").rank(x, tau, MODES["smooth"]))
+        run = jax.jit(lambda x, tau: self.forms("neuralsort").rank(x, tau, MODES["smooth"]))
         x = jnp.asarray(keys(1, self.sizes[0]), jnp.float32)
         first, second = (run(x, jnp.full((1,), tau, jnp.float32)) for tau in (0.1, 0.3))
         assert run._cache_size() == 1
@@ -235,7 +231,7 @@ class Pairwise:
         for method in METHOD_NAMES:
             form = self.forms(method)
             for mode in ("smooth", "c0"):
-                y = jax.jit(lambda x, tau, f=form, m=mode: f.apply(x, ranks, None, tau, MODES[m]))(
+                y = jax.jit(lambda x, tau, f=form, m=mode: f.rows(x, ranks, tau, MODES[m]))(
                     jnp.asarray(x, jnp.float32), tau
                 )
                 assert np.isnan(y[:2]).all() and np.isfinite(y[2]).all()

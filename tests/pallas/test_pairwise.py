@@ -8,31 +8,30 @@ import suite
 from cases import x64
 
 from softjax._modes import MODES
-from softjax_pallas import _kernel, pairwise
+from softjax_pallas import pairwise
 from softjax_pallas.pairwise import mosaic_gpu
-from softjax_pallas.pairwise.op import LeanKernel
+from softjax_pallas.pairwise.op import PairwiseKernel
 
 
 @pytest.mark.slow
 class TestPortable(suite.Pairwise):
-    """The body that TPU and Triton run."""
+    """The body that a TPU runs."""
 
     implementation = "pallas_interpret"
     sizes = (70, 2, 127, 128, 1000, 1, 129)
 
-    @pytest.mark.parametrize("order", suite.ORDER_NAMES)
-    @pytest.mark.parametrize("op", ["rows", "apply"])
-    def test_few_rows(self, order, op):
+    @pytest.mark.parametrize(("method", "op"), [form for form in suite.FORMS if form[1] != "rank"])
+    def test_few_rows(self, method, op):
         """The largest k."""
-        self.check(order, op, "smooth" if op == "apply" else "c1", (2, 70), few=True)
+        self.check(method, op, "smooth" if op == "apply" else "c1", (2, 70), few=True)
 
-    @pytest.mark.parametrize("order", suite.ORDER_NAMES)
-    def test_one_row(self, order):
+    @pytest.mark.parametrize(("method", "op"), [form for form in suite.FORMS if form[1] != "rank"])
+    def test_one_row(self, method, op):
         """k = 1, and no batch at all."""
         self.few = 1
-        self.check(order, "apply", "smooth", (1, 40), few=True)
+        self.check(method, op, "smooth", (1, 40), few=True)
         x, tau = jnp.zeros((0, 40)), jnp.zeros((0,))
-        assert self.forms(order).apply(x, range(40), None, tau, MODES["smooth"]).shape == (0, 40, 1)
+        assert suite.call(self.forms(method), op, (x, tau, None), "smooth", range(40)).shape[:2] == (0, 40)
 
     def test_x64_does_not_matter(self):
         """With x64 on the same float32 program runs."""
@@ -50,27 +49,30 @@ class TestMosaicGPU(suite.Pairwise):
     implementation = "pallas_interpret_gpu"
     sizes = (70, 64, 129)
 
-    @pytest.mark.parametrize(("order", "op"), [(o, f) for o in suite.ORDER_NAMES for f in ("rows", "rank")])
-    def test_odd_rows(self, order, op):
+    @pytest.mark.parametrize(("method", "op"), [form for form in suite.FORMS if form[1] != "apply"])
+    def test_odd_rows(self, method, op):
         """Rows of an odd length, with a cotangent that is stored: no pair of elements is aligned in every row."""
-        self.check(order, op, "smooth", (2, 129))
+        self.check(method, op, "smooth", (2, 129))
 
 
 def test_unsupported_calls_say_why():
     """`supports` gives the reason, and a named implementation raises it with the remedy."""
     smooth = MODES["smooth"]
-    ask = lambda *a: pairwise.supports(a[0], "softsort", smooth, a[1], a[2], a[3])
-    assert ask("rows", "float32", (2, 100, 100), "pallas_triton") is None
-    assert "float64" in ask("rows", "float64", (2, 100, 100), "pallas_triton")
+    ask = lambda *a: pairwise.supports(a[0], "neuralsort", a[1], a[2], a[3])
+    assert ask("rows", "float32", (2, 100, 100), "pallas_mosaic_tpu") is None
+    assert "float64" in ask("rows", "float64", (2, 100, 100), "pallas_mosaic_tpu")
+    assert "no kernel for 'pallas'" in ask("pallas", "float32", (2, 100, 100), "pallas_mosaic_tpu")
     assert "64 rows" in ask("rows", "float32", (2, 10, 100), "pallas_mosaic_gpu")
     assert "64 rows" in ask("apply", "float32", (2, 12, 70, 1), "pallas_mosaic_gpu")  # computed one by one
     assert ask("apply", "float32", (2, 17, 70, 1), "pallas_mosaic_gpu") is None
-    assert "channels" in ask("apply", "float32", (2, 100, 100, 99), "pallas_triton")
+    assert "channels" in ask("apply", "float32", (2, 100, 100, 99), "pallas_mosaic_tpu")
     assert "float16" in ask("rows", "float16", (2, 100, 100), "pallas_mosaic_tpu")
     assert "bytes" in ask("rows", "float32", (1, 100_000, 100_000), "pallas_mosaic_tpu")
     x, tau = jnp.zeros((2, 10)), jnp.ones((2,))
     with pytest.raises(NotImplementedError, match="implementation='xla' can"):
         pairwise.forms("pallas_mosaic_gpu")["softsort"].rows(x, range(10), tau, smooth)
+    with pytest.raises(NotImplementedError, match="no kernel for 'rank' of 'softsort'. implementation='xla' can"):
+        pairwise.forms("pallas_interpret")["softsort"].rank(x, tau, smooth)
     with pytest.raises(ValueError, match="implementation"):
         pairwise.forms("pallas_nothing")
 
@@ -80,7 +82,7 @@ def test_a_large_batch_takes_several_launches(monkeypatch):
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     x = jnp.asarray(suite.keys(5, 64), jnp.float32)
-    kernel = LeanKernel("pallas_interpret_gpu", "softsort", "rows")
+    kernel = PairwiseKernel("pallas_interpret_gpu", "softsort", "rows")
     run = lambda x: kernel.value(x, range(64), jnp.full(5, 0.3), MODES["smooth"])
     one = jax.jit(run)(x)
     launched, launch = [], plgpu.kernel
@@ -96,8 +98,3 @@ def test_a_large_batch_takes_several_launches(monkeypatch):
     assert launched == [2, 2, 1]
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_rows_that_tell_a_batch_fit_one_launch():
-    """Shapes of what is saved are found with a batch of so many."""
-    assert mosaic_gpu.MOST_ROWS >= _kernel._PRIME

@@ -21,19 +21,14 @@ except ImportError:  # an older JAX, for which these tests are skipped
     AbstractDevice = None
 
 TARGETS = {
-    "pallas_triton": ("cuda", "__gpu$xla.gpu.triton"),
     "pallas_mosaic_gpu": ("cuda", "mosaic_gpu"),
     "pallas_mosaic_tpu": ("tpu", "tpu_custom_call"),
 }
-DEVICES = {"pallas_triton": "NVIDIA A100-SXM4-80GB", "pallas_mosaic_gpu": "NVIDIA H200"}
+DEVICES = {"pallas_mosaic_gpu": "NVIDIA H200"}
 """A GPU that each implementation runs on, for programs that are lowered without one."""
 TILED = ("rows", "back_rows", "back_columns")
 NAMES = {
     ("softsort", "rows", "smooth"): [f"softsort_{name}" for name in TILED],
-    ("softsort", "apply", "smooth"): ["recurrence_apply", "recurrence_back"],
-    ("softsort", "apply", "c1"): ["softsort_apply", "softsort_back_rows", "softsort_back_columns"],
-    ("softsort", "rank", "smooth"): ["recurrence_apply", "recurrence_back"],
-    ("softsort", "rank", "c1"): ["softsort_apply", "softsort_back_rows", "softsort_back_columns"],
     ("neuralsort", "rows", "smooth"): [f"neuralsort_{name}" for name in TILED],
     ("neuralsort", "apply", "smooth"): ["neuralsort_apply", "neuralsort_back_rows", "neuralsort_back_columns"],
     ("neuralsort", "rank", "smooth"): [
@@ -63,8 +58,6 @@ def lowered(forms, op, platform, mode="smooth", kind=None):
         return jax.jit(jax.grad(loss, (0, 1))).trace(x, tau).lower(lowering_platforms=(platform,)).as_text()
 
 
-# JAX says so whenever it lowers a Triton kernel; nothing else serves compute capability 8.
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("implementation", TARGETS)
 @pytest.mark.parametrize(("method", "op", "mode"), NAMES)
 def test_kernels_are_in_the_lowered_text(implementation, method, op, mode):
@@ -117,17 +110,13 @@ def moves(implementation, method, op, mode):
 
 
 @pytest.mark.parametrize("mode", ["smooth", "c0"])
-@pytest.mark.parametrize(
-    ("method", "op"),
-    [("softsort", "apply"), ("softsort", "rank"), *(("neuralsort", op) for op in ("rows", "apply", "rank"))],
-)
-def test_sorts_move_everything_on_a_tpu(method, op, mode):
+@pytest.mark.parametrize("op", ["rows", "apply", "rank"])
+def test_sorts_move_everything_on_a_tpu(op, mode):
     """XLA pads a last axis to 128 there: gathered channels, or indices, would take 512 bytes an element."""
-    assert moves("pallas_mosaic_tpu", method, op, mode) == set()
+    assert moves("pallas_mosaic_tpu", "neuralsort", op, mode) == set()
 
 
-@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 def test_elsewhere_gathers_do():
     """The check above can fail."""
-    with described(DEVICES["pallas_triton"]):
-        assert moves("pallas_triton", "neuralsort", "apply", "c0") == {"gather", "scatter"}
+    with described(DEVICES["pallas_mosaic_gpu"]):
+        assert moves("pallas_mosaic_gpu", "neuralsort", "apply", "c0") == {"gather", "scatter"}

@@ -1,4 +1,4 @@
-"""Compile-only devices: an H200 and an A100 described by XLA target configs, and TPU topologies.
+"""Compile-only devices: an H200 described by an XLA target config, and TPU topologies.
 
 Settings of a target are process-wide (and a compiler's abort ends its process), so each runs in a process of its own.
 """
@@ -6,15 +6,13 @@ Settings of a target are process-wide (and a compiler's abort ends its process),
 import functools
 import os
 import re
-import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 HERE = Path(__file__).parent
 IMPLEMENTATIONS = {
-    "h200": ("pallas_mosaic_gpu",),  # Triton serves capability 8.x; `compile.py h200 pallas_triton` is for comparison
-    "a100": ("pallas_triton",),
+    "h200": ("pallas_mosaic_gpu",),
     "v5e": ("pallas_mosaic_tpu",),
     "v5p": ("pallas_mosaic_tpu",),
     "v6e": ("pallas_mosaic_tpu",),
@@ -22,13 +20,12 @@ IMPLEMENTATIONS = {
 TOPOLOGIES = {"v5e": "v5e:1x1", "v5p": "v5p:2x2x1", "v6e": "v6e:1x1"}
 KINDS = {
     "h200": "NVIDIA H200",
-    "a100": "NVIDIA A100-SXM4-80GB",
     "v5e": "TPU v5 lite",
     "v5p": "TPU v5",
     "v6e": "TPU v6 lite",
 }
 """What JAX calls such a device, and the file of its tile sizes."""
-CAPABILITY = {"h200": (90, "sm_90a"), "a100": (80, "sm_80")}
+ARCHITECTURE = {"h200": "sm_90a"}
 
 
 def prepare() -> None:
@@ -39,9 +36,6 @@ def prepare() -> None:
     os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no device is shared here
     os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
-    # Triton's own assembler may be older than the PTX version that it is asked for.
-    if (assembler := shutil.which("ptxas")) is not None:
-        os.environ.setdefault("TRITON_PTXAS_PATH", assembler)
 
 
 def mesh(target: str):
@@ -72,7 +66,7 @@ def compiler(target: str) -> str:
     said = subprocess.run(["ptxas", "--version"], check=True, capture_output=True, text=True).stdout
     found = re.search(r"V([\d.]+)", said)
     assert found, said
-    return f"{versions('jax', 'jax-cuda13-pjrt', 'triton')}, ptxas {found[1]}"
+    return f"{versions('jax', 'jax-cuda13-pjrt')}, ptxas {found[1]}"
 
 
 def lower_for(target_mesh, function, shapes):
@@ -97,7 +91,7 @@ def compile(target_mesh, lowered, options):
     """The executable; it cannot run here.
 
     For a GPU LLVM does not optimise what XLA generates, which halves the time. Memory is settled before that; Mosaic
-    GPU and Triton, as `compile.py` calls it, compile the kernels themselves.
+    GPU compiles the kernels itself.
     """
     from jax.sharding import use_abstract_mesh
 

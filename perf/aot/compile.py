@@ -1,9 +1,9 @@
-"""Compile every kernel for one target: `python tests/aot/compile.py TARGET IMPLEMENTATION [PATTERN [FINGERPRINTS]]`; a
+"""Compile every kernel for one target: `python perf/aot/compile.py TARGET IMPLEMENTATION [PATTERN [FINGERPRINTS]]`; a
 JSON line each.
 
 FINGERPRINTS is a file that says which programs are known to these compilers: most of those are not compiled.
 
-Needs the vendor's compiler beside JAX: jax-cuda13-plugin, jax-cuda13-pjrt, triton and a CUDA toolkit's ptxas for GPUs,
+Needs the vendor's compiler beside JAX: jax-cuda13-plugin, jax-cuda13-pjrt and a CUDA toolkit's ptxas for GPUs,
 libtpu for TPUs. `table.py` runs all targets and judges the rows.
 """
 
@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,12 +34,9 @@ os.environ["LIBTPU_INIT_ARGS"] = bundles.options(str(SCHEDULES))
 import jax  # noqa: E402  (its backends read the environment that `prepare` sets)
 
 jax.config.update("jax_traceback_in_locations_limit", 0)  # or a fingerprint depends on the lines of the source
-import softjax_pallas  # noqa: E402
+from kernels import LISTS  # noqa: E402
+
 from softjax_pallas import tuning  # noqa: E402
-
-PACKAGES = {softjax_pallas.pairwise: ("rows", "columns", "chunks"), softjax_pallas.transport: ("transport",)}
-"""Each has `kernels_for_aot(implementation)`, which yields (name, function, shapes), and families of tiles."""
-
 
 Seen = dict[tuple[str, ...], tuple[list[int], int]]
 """Registers and spills of what a process has compiled: it compiles a Mosaic GPU kernel once, and half precision is
@@ -69,41 +65,7 @@ def usage(report: str) -> tuple[list[int], int]:
     return registers, sum(int(a) + int(b) for a, b in set(spills))
 
 
-def triton_report(lowered: jax.stages.Lowered, target: str) -> str:
-    """ptxas' report on the Triton kernels in a lowered program, from the modules that JAX hands to XLA.
-
-    Relies on JAX's internals; XLA compiles the same modules but keeps the report to itself.
-    """
-    import triton
-    from jax._src.lib.mlir import ir
-    from jax._src.pallas.triton import lowering
-    from triton.backends.compiler import GPUTarget
-
-    capability, architecture = targets.CAPABILITY[target]
-    reports = []
-
-    def visit(op):
-        if op.name == "stablehlo.custom_call" and "triton" in str(op.attributes["call_target_name"]):
-            config = op.attributes["mhlo.backend_config"]
-            with lowering._new_ir_context():
-                text = ir.Module.parse(ir.StringAttr(config["ir"]).value_bytes).operation.get_asm()
-            options = {key: ir.IntegerAttr(config[key]).value for key in ("num_warps", "num_stages")}
-            options["ptx_version"] = 90  # what the ptxas of CUDA 13.0 reads
-            with tempfile.TemporaryDirectory() as folder:
-                source = Path(folder) / "kernel.ttir"
-                source.write_text(text, encoding="utf-8")
-                ptx = triton.compile(str(source), target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
-                (Path(folder) / "kernel.ptx").write_text(ptx, encoding="utf-8")
-                command = ["ptxas", f"-arch={architecture}", "-v", "kernel.ptx", "-o", "kernel.cubin"]
-                reports.append(subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stderr)
-        return ir.WalkResult.ADVANCE
-
-    lowered.compiler_ir("stablehlo").operation.walk(visit)
-    assert reports, "no Triton kernel in the lowered text"
-    return "".join(reports)
-
-
-def kernels(text: str) -> tuple[str, ...]:
+def hashes(text: str) -> tuple[str, ...]:
     """What the Mosaic GPU kernels in a lowered text are known by."""
     return tuple(sorted(re.findall(r'kernel_hash = "((?:[^"\\]|\\.)*)"', text)))
 
@@ -136,22 +98,22 @@ def programs(target: str, implementation: str, pattern: str) -> Iterator[Program
     default = tuning.load(tuning.FOLDER / "default.json").tiles.get(implementation, {})
     own = {family for family, tile in tuned.tiles.get(implementation, {}).items() if tile != default.get(family)}
     with tuning.override(tuned):
-        first = list(lowered(target, implementation, pattern, PACKAGES))
+        first = list(lowered(target, implementation, pattern, LISTS))
     yield from first
     seen = {program.kernels for program in first if program.kernels}
     with tuning.override(tuning.Table()):  # which other kinds of its architecture have
-        again = [package for package, families in PACKAGES.items() if own & set(families)]
+        again = [listed for listed, families in LISTS.items() if own & set(families)]
         for program in lowered(target, implementation, pattern, again):
             if program.kernels not in seen:
                 program.row["kernel"] += " with default tiles"
                 yield program
 
 
-def lowered(target: str, implementation: str, pattern: str, packages: Iterable) -> Iterator[Program]:
+def lowered(target: str, implementation: str, pattern: str, lists: Iterable) -> Iterator[Program]:
     """With the tiles in force; a program that cannot be lowered says so in its row."""
     mesh = targets.mesh(target)
-    for package in packages:
-        for name, function, shapes in package.kernels_for_aot(implementation):
+    for listed in lists:
+        for name, function, shapes in listed(implementation):
             if not re.search(pattern, name):
                 continue
             row = {"target": target, "implementation": implementation, "kernel": name}
@@ -159,7 +121,7 @@ def lowered(target: str, implementation: str, pattern: str, packages: Iterable) 
             try:
                 made = targets.lower_for(mesh, function, shapes)
                 row["fingerprint"] = fingerprint.of(made, target)
-                names = kernels(made.as_text()) if implementation == "pallas_mosaic_gpu" else ()
+                names = hashes(made.as_text()) if implementation == "pallas_mosaic_gpu" else ()
                 yield Program(row, shapes, made, names)
             except Exception as error:  # the table shows it and fails
                 row["error"] = said(error)
@@ -176,14 +138,12 @@ def compile_one(program: Program, seen: Seen) -> None:
     assert program.lowered is not None
     row, names = program.row, program.kernels
     target, mesh = row["target"], targets.mesh(row["target"])
-    on_gpu = target in targets.CAPABILITY
+    on_gpu = target in targets.ARCHITECTURE
     options = {} if on_gpu else buffers.options(BUFFERS)
     compiled, report = captured(targets.compile, mesh, program.lowered, options)
     memory = compiled.memory_analysis()
     row["temp"] = memory.temp_size_in_bytes if on_gpu else buffers.read(BUFFERS)
     row |= {"result": memory.output_size_in_bytes, "keys": largest_matrix(program.shapes)}
-    if row["implementation"] == "pallas_triton":
-        report = triton_report(program.lowered, target)
     if on_gpu:
         found = usage(report)
         if names:

@@ -1,4 +1,4 @@
-"""A sharded batch on four TPUs, ahead of time: `python tests/aot/sharded.py` prints a line per case.
+"""A sharded batch on four TPUs, ahead of time: `python perf/aot/sharded.py` prints a line per case.
 
 Needs libtpu, no TPU. Rows are to stay where they are, and a kernel to be chosen where a shard_map, or a mesh with
 explicit axes, gives each device its rows; with automatic axes no kernel can be, since TPU compilers do not ask a kernel
@@ -32,8 +32,8 @@ CASES = {
     "sort softsort, automatic": (sj.sort, False),
     "rank softsort, automatic": (partial(sj.rank, axis=-1), False),
     "median ot, automatic": (partial(sj.median, axis=-1, method="ot"), False),
-    "sort softsort by name, shard_map": (partial(sj.sort, implementation="pallas_mosaic_tpu"), True),
-    "sort softsort by name, explicit": (partial(sj.sort, implementation="pallas_mosaic_tpu"), True),
+    "argsort softsort by name, shard_map": (partial(sj.argsort, implementation="pallas_mosaic_tpu"), True),
+    "argsort softsort by name, explicit": (partial(sj.argsort, implementation="pallas_mosaic_tpu"), True),
     "max neuralsort, shard_map": (lambda x: sj.max(x, axis=-1, method="neuralsort"), False),
     "sort neuralsort, explicit": (partial(sj.sort, method="neuralsort"), False),
 }

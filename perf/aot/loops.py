@@ -1,4 +1,4 @@
-"""What one turn of every innermost loop of a kernel takes: `python tests/aot/loops.py TARGET [PATTERN]`.
+"""What one turn of every innermost loop of a kernel takes: `python perf/aot/loops.py TARGET [PATTERN]`.
 
 On H200 instructions of a thread in the machine code of a Mosaic GPU kernel, on a TPU bundles of the final schedule;
 loops in program order, and how many there are in all. docs/kernels.md counts operations by it. Needs what `compile.py`
@@ -51,7 +51,7 @@ def machine_code(ptx: str) -> str:
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "kernel.ptx").write_text(ptx, encoding="utf-8")
-        architecture = targets.CAPABILITY["h200"][1]
+        architecture = targets.ARCHITECTURE["h200"]
         command = ["ptxas", f"-arch={architecture}", "kernel.ptx", "-o", "kernel.cubin"]
         subprocess.run(command, cwd=folder, check=True, capture_output=True)
         shown = subprocess.run([tool, "-c", "kernel.cubin"], cwd=folder, check=True, capture_output=True, text=True)
@@ -71,10 +71,10 @@ def main(target: str, pattern: str = "") -> None:
     import compile  # it prepares the environment, and imports JAX
 
     (implementation,) = targets.IMPLEMENTATIONS[target]
-    mesh, gpu = targets.mesh(target), target in targets.CAPABILITY
+    mesh, gpu = targets.mesh(target), target in targets.ARCHITECTURE
     with compile.tuning.override(compile.table_of(target)):
-        for package in compile.PACKAGES:
-            for name, function, shapes in package.kernels_for_aot(implementation):
+        for listed in compile.LISTS:
+            for name, function, shapes in listed(implementation):
                 if not re.search(pattern, name):
                     continue
                 print(name)
