@@ -93,7 +93,7 @@ class Chosen(Source):
         if implementation is None:
             return None
         if self.method == "ot":
-            return TransportKernel(implementation, self.op)
+            return TransportKernel(implementation, "ot", self.op)
         if self.op == "transposed":
             return TransposedKernel(implementation, self.method)
         return PairwiseKernel(implementation, self.method, self.op)

@@ -21,11 +21,11 @@ from softjax._methods.ties import tie_terms
 from softjax._modes import Mode
 from softjax._types import Float
 
+from .._autodiff import Rule, Solve
 from .._kernel import PORTABLE
 from . import _hard_sort, _tiled, _tiles
 from . import _maths as maths
 from ._launch import scale_of
-from ._lean import Rule, Solve
 from ._scan import doubled, scan_of
 from ._tiled import Common, Spec
 

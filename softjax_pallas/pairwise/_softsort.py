@@ -12,9 +12,9 @@ from softjax._methods.softsort.definition import order_statistics
 from softjax._modes import Mode
 from softjax._types import Float
 
+from .._autodiff import Rule, Solve
 from . import _tiled
 from ._launch import scale_of
-from ._lean import Rule, Solve
 from ._tiled import Common, Spec
 
 

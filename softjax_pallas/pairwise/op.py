@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from softjax._fused import run
 from softjax._methods.base import Forms, always
 
+from .._autodiff import FormKernel
 from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, cannot_run, unsupported
-from ._lean import Restoring, Saving
 from ._tiles import FEW, LEAST
 
 OPS = ("rows", "apply", "rank")
@@ -87,35 +87,11 @@ def forms(implementation: str) -> dict[str, Forms]:
 
 
 @dataclass(frozen=True)
-class PairwiseKernel:
-    """A form by one compiler's kernels that saves the rows' norms, and makes the rest again for the backward pass.
+class PairwiseKernel(FormKernel):
+    """A form that saves the rows' norms, whose shape follows from no tile size."""
 
-    What it saves has one shape for every compiler and tile size.
-    """
-
-    implementation: str
-    method: str
-    op: str
-
-    def value(self, *arguments: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        """The form's result, and what is saved."""
-        solve = Saving()
-        return self._form(*arguments, solve), solve.saved
-
-    def pull(self, saved: tuple[jax.Array, ...], cotangent: jax.Array, *arguments: Any) -> tuple[jax.Array, ...]:
-        """Cotangents of the arguments that are arrays of floats."""
-        places = [i for i, a in enumerate(arguments) if hasattr(a, "dtype") and jnp.issubdtype(a.dtype, jnp.floating)]
-
-        def form(*floats):
-            every = list(arguments)
-            for i, a in zip(places, floats, strict=True):
-                every[i] = a
-            return self._form(*every, Restoring(saved))
-
-        return jax.vjp(form, *(arguments[i] for i in places))[1](cotangent)
-
-    def _form(self, *arguments: Any) -> jax.Array:
-        return getattr(_module(self.method), self.op)(self.implementation, *arguments)
+    def form(self, solve, *arguments):
+        return getattr(_module(self.method), self.op)(self.implementation, *arguments, solve)
 
     @staticmethod
     def saved(method: str, op: str, x: Any, *arguments: Any) -> tuple[jax.ShapeDtypeStruct, ...]:

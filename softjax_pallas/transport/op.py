@@ -1,11 +1,10 @@
 """Optimal transport to few anchors as fused operations: the dual solve, the result and its gradient in a kernel each.
 
-Rows of P, averages of a payload, ranks and the mask derive from the plan's columns, `Solve`. Sorting for the start
+Rows of P, averages of a payload, ranks and the mask derive from the plan's columns, `PLAN`. Sorting for the start
 stays in XLA, since no Pallas backend lowers it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,60 +20,45 @@ from softjax._methods.ot import semidual_newton
 from softjax._modes import Mode
 from softjax._types import Float
 
+from .._autodiff import FormKernel, Rule, Solve
 from .._kernel import Named, cannot_run
-from ._kernels import Kernels, kernels, sizes
+from ._kernels import kernels, sizes
 from ._limits import OPS, max_payload, supports
 from ._spec import Operands, Spec
 
 
-class Solve:
-    """The plan's first columns from a problem: solved here, and remembered for the cotangent."""
+def _plan_forward(spec: Spec, implementation: str, *arrays: Any):
+    """The first `wanted` columns of the plan (batch, wanted, n), or their averages of a payload (batch, wanted, d).
 
-    def __init__(self, run: Kernels):
-        self.run = run
-        self.saved: tuple[Array, ...] = ()
-
-    def __call__(self, spec: Spec, at: Operands) -> Float[Array, "batch wanted last"]:
-        """The first `wanted` columns of the plan (batch, wanted, n), or their averages of a payload (batch, wanted, d).
-
-        `at.psi` is where Newton starts; it and `at.anchors` have no gradient.
-        """
-        out, *saved = self.run.forward(spec, at)
-        self.saved = tuple(saved)
-        return out
+    `psi` is where Newton starts; it and `anchors` have no gradient. The potentials and the column sums are kept.
+    """
+    at = Operands(*arrays)
+    out, psi, sums = kernels(implementation).forward(spec, at)
+    return out, (at, psi, sums)
 
 
-class Solved(Solve):
-    """The same of a problem whose potentials and column sums are known: for its derivative, the values are zeros."""
-
-    def __init__(self, run: Kernels, saved: tuple[Array, ...]):
-        super().__init__(run)
-        self.saved = saved
-
-    def __call__(self, spec: Spec, at: Operands) -> Float[Array, "batch wanted last"]:
-        psi, sums = self.saved
-        return _solved(spec, self.run, at._replace(psi=lax.stop_gradient(psi)), sums)
+def _plan_backward(spec: Spec, implementation: str, residuals, cotangent):
+    at, psi, sums = residuals
+    backward = kernels(implementation).backward
+    dy, dpayload, dmasses, dtau = backward(spec, at._replace(psi=psi), sums, cotangent)
+    zeros = jnp.zeros_like(psi)
+    return Operands(dy, dpayload, zeros, dmasses.astype(at.masses.dtype), zeros, dtau.astype(at.tau.dtype))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _solved(spec: Spec, run: Kernels, at: Operands, sums: Array) -> Array:
-    return _solved_forward(spec, run, at, sums)[0]
+def _plan_result(spec: Spec, implementation: str, *arrays: Any) -> jax.ShapeDtypeStruct:
+    y = Operands(*arrays).y
+    dtype = jnp.float32 if spec.payload else y.dtype
+    return jax.ShapeDtypeStruct((y.shape[0], spec.wanted, spec.payload or spec.n), dtype)
 
 
-def _solved_forward(spec, run, at, sums):
-    shape = (at.y.shape[0], spec.wanted, spec.payload or spec.n)
-    return jnp.zeros(shape, jnp.float32 if spec.payload else at.y.dtype), (at, sums)
-
-
-def _solved_backward(spec, run, residuals, cotangent):
-    at, sums = residuals
-    dy, dpayload, dmasses, dtau = run.backward(spec, at, sums, cotangent)
-    zeros = jnp.zeros_like(at.psi)
-    at = Operands(dy, dpayload, zeros, dmasses.astype(at.masses.dtype), zeros, dtau.astype(at.tau.dtype))
-    return at, jnp.zeros_like(sums)
-
-
-_solved.defvjp(_solved_forward, _solved_backward)
+PLAN = Rule(
+    _plan_forward,
+    _plan_backward,
+    _plan_result,
+    kept=lambda residuals: residuals[1:],
+    saves=2,
+    again=lambda spec, implementation, kept, *arrays: (Operands(*arrays), *kept),
+)
 
 
 def _per_row(vector: Array, batch: int) -> Array:
@@ -104,34 +88,41 @@ def _problem(x: Keys, ranks: Ranks, payload: Array | None, tau: PerRow) -> tuple
 
 
 def _columns(
-    solve: Solve, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+    implementation: str,
+    x: Keys,
+    ranks: Ranks,
+    payload: Float[Array, "batch n d"] | None,
+    tau: PerRow,
+    mode: Mode,
+    solve: Solve,
 ) -> Float[Array, "batch r last"]:
     """Rows of P (batch, r, n) where the payload is None, else rows of P times the payload (batch, r, d)."""
     wanted, at = _problem(x, ranks, payload, tau)
     d = 0 if payload is None else payload.shape[2]
-    return solve(Spec(x.shape[1], at.masses.shape[1], wanted, d, mode.degree, normalise=True), at)
+    spec = Spec(x.shape[1], at.masses.shape[1], wanted, d, mode.degree, normalise=True)
+    return solve(PLAN, (spec, implementation), *at)
 
 
-def _rows(solve, x, ranks, tau, mode):
-    return _columns(solve, x, ranks, None, tau, mode)
+def _rows(implementation, x, ranks, tau, mode, solve):
+    return _columns(implementation, x, ranks, None, tau, mode, solve)
 
 
-def _apply(solve, x, ranks, payload, tau, mode):
+def _apply(implementation, x, ranks, payload, tau, mode, solve):
     payload = x[:, :, None] if payload is None else payload
-    if payload.shape[2] > max_payload(solve.run.name, _bins(ranks, x.shape[1])):
-        return jnp.matmul(_rows(solve, x, ranks, tau, mode), payload, precision=lax.Precision.HIGHEST)
-    return _columns(solve, x, ranks, payload, tau, mode)
+    if payload.shape[2] > max_payload(implementation, _bins(ranks, x.shape[1])):
+        return jnp.matmul(_rows(implementation, x, ranks, tau, mode, solve), payload, precision=lax.Precision.HIGHEST)
+    return _columns(implementation, x, ranks, payload, tau, mode, solve)
 
 
-def _rank(solve, x, tau, mode):
+def _rank(implementation, x, tau, mode, solve):
     n = x.shape[1]
     at = _problem(x, range(n), None, tau)[1]
-    plan = solve(Spec(n, n, n, 0, mode.degree, normalise=False), at)
+    plan = solve(PLAN, (Spec(n, n, n, 0, mode.degree, normalise=False), implementation), *at)
     positions = jnp.arange(n, dtype=plan.dtype)
     return jnp.matmul(positions, plan, precision=lax.Precision.HIGHEST)
 
 
-def _mask(solve, x, k, tau, mode):
+def _mask(implementation, x, k, tau, mode, solve):
     """How much of every element is among the `k` largest: the plan's column to the upper of two anchors.
 
     `k` (batch,) is real, in [0, n], may be traced and has a gradient. Entries lie in [0, 1] and sum to it.
@@ -152,7 +143,7 @@ def _mask(solve, x, k, tau, mode):
         jnp.broadcast_to(jnp.asarray([1.0, 0.0], jnp.float32), (batch, 2)),
         tau,
     )
-    found = solve(Spec(n, 2, 1, 0, mode.degree, normalise=False), at)[:, 0]
+    found = solve(PLAN, (Spec(n, 2, 1, 0, mode.degree, normalise=False), implementation), *at)[:, 0]
     # Nothing or everything needs no solver.
     empty, full = (k <= 0)[:, None], (k >= n)[:, None]
     return jnp.where(full, jnp.ones_like(found), jnp.where(empty, jnp.zeros_like(found), found))
@@ -174,31 +165,11 @@ def anchors(op: str, x: Any, *arguments: Any) -> int:
     return {"mask": 2, "rank": n}.get(op) or _bins(arguments[0], n)
 
 
-@dataclass(frozen=True)
-class TransportKernel:
-    """One form by one compiler's kernels."""
+class TransportKernel(FormKernel):
+    """A form that saves potentials and column sums."""
 
-    implementation: str
-    op: str
-
-    def value(self, *arguments: Any) -> tuple[Array, tuple[Array, ...]]:
-        """The form's result; potentials and column sums."""
-        solve = Solve(kernels(self.implementation))
-        return _FORMS[self.op](solve, *arguments), solve.saved
-
-    def pull(self, saved: tuple[Array, ...], cotangent: Array, *arguments: Any) -> tuple[Array, ...]:
-        """Cotangents of the arguments that are arrays of floats."""
-        places = [
-            i for i, a in enumerate(arguments) if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jnp.floating)
-        ]
-
-        def form(*floats):
-            every = list(arguments)
-            for i, a in zip(places, floats, strict=True):
-                every[i] = a
-            return _FORMS[self.op](Solved(kernels(self.implementation), saved), *every)
-
-        return jax.vjp(form, *(arguments[i] for i in places))[1](cotangent)
+    def form(self, solve, *arguments):
+        return _FORMS[self.op](self.implementation, *arguments, solve)
 
 
 def refusal(implementation: str, op: str, x: Any, *arguments: Any) -> str | None:
@@ -229,7 +200,7 @@ def _form(kernel: TransportKernel, x: Keys, *arguments: Any) -> Array:
 
 def forms(implementation: str) -> dict[str, Forms]:
     """The forms of every method that this package implements by transport kernels, on keys (batch, n)."""
-    by_kernels = {op: partial(_form, TransportKernel(implementation, op)) for op in OPS}
+    by_kernels = {op: partial(_form, TransportKernel(implementation, "ot", op)) for op in OPS}
     return {"ot": Forms(**by_kernels, writes=always)}  # pyright: ignore[reportArgumentType]
 
 
