@@ -32,7 +32,7 @@ from timing import compiled_beside, interleaved, ratios
 
 from softjax._primitive import PLATFORMS
 from softjax_pallas import tuning
-from softjax_pallas.transport._limits import MAX_ANCHORS
+from softjax_pallas.ops.ot.limits import MAX_ANCHORS
 
 WHAT = (*tuning.FAMILIES, "thresholds")
 OPS = ("apply", "rows", "mask")

@@ -70,7 +70,7 @@ class Fused:
         if self.implementation is not None:
             return getattr(softjax_pallas.forms(self.method, self.implementation), self.op)(*arguments)
         assert self.plain is not None
-        sources = softjax_pallas.choice.sources(self.method, self.op, self.plain, *arguments)
+        sources = softjax_pallas._selection.sources(self.method, self.op, self.plain, *arguments)
         return run_where(sources, self.plain, *arguments) if sources else self.plain(*arguments)
 
     def explain(self, target: Target, *arguments: Any) -> Explanation:
@@ -79,7 +79,7 @@ class Fused:
 
         found, reason = self.implementation, choose(self.implementation).reason
         if found is None:
-            found, reason = softjax_pallas.choice.pick(self.method, self.op, target, *arguments)
+            found, reason = softjax_pallas._selection.pick(self.method, self.op, target, *arguments)
         if found is None:
             return Explanation("xla", f"the fast form in plain JAX: {reason}")
         return Explanation(found, reason, softjax_pallas.tiles(self.method, self.op, found, *arguments))

@@ -1,6 +1,6 @@
 """Fused Pallas kernels for softjax's array operators on GPU and TPU.
 
-They run where `choice` finds them worth it, and where they are asked for by name:
+They run where `_selection` finds them worth it, and where they are asked for by name:
 `softjax.sort(x, implementation="pallas_mosaic_gpu")`. Importing this package imports no Pallas.
 """
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from . import choice as choice
-from . import pairwise, transport
+from . import _selection as _selection
+from .ops import ot, pairwise
 
-_METHODS = {"softsort": pairwise, "neuralsort": pairwise, "ot": transport}
+_METHODS = {"softsort": pairwise, "neuralsort": pairwise, "ot": ot}
 
 
 @cache  # a kernel is one object, by which its traced shapes are remembered

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from softjax._modes import MODES, Mode
-from softjax_pallas import pairwise
 from softjax_pallas._kernel import MOSAIC_GPU, PORTABLE
-from softjax_pallas.pairwise.op import KERNELS
-from softjax_pallas.transport._kernels import kernels
-from softjax_pallas.transport._limits import DTYPES, MAX_ANCHORS, max_payload
-from softjax_pallas.transport._spec import Operands, Spec
+from softjax_pallas.ops import pairwise
+from softjax_pallas.ops.ot.kernels import kernels
+from softjax_pallas.ops.ot.limits import DTYPES, MAX_ANCHORS, max_payload
+from softjax_pallas.ops.ot.spec import Operands, Spec
+from softjax_pallas.ops.pairwise import KERNELS
 
 
 class Compiled(NamedTuple):

@@ -14,8 +14,8 @@ from cases import SOFT_MODES, UNIT, x64
 
 from softjax._methods import METHODS
 from softjax._modes import MODES
-from softjax_pallas import pairwise
-from softjax_pallas.pairwise.op import KERNELS
+from softjax_pallas.ops import pairwise
+from softjax_pallas.ops.pairwise import KERNELS
 
 METHOD_NAMES = tuple(KERNELS)
 FORMS = [(method, op) for method, ops in KERNELS.items() for op in ops]

@@ -19,8 +19,9 @@ import softjax as sj
 from softjax import _dispatch
 from softjax._modes import MODES
 from softjax._primitive import Target
-from softjax_pallas import choice, tuning
-from softjax_pallas.pairwise.op import KERNELS, PairwiseKernel, refusal
+from softjax_pallas import _selection as choice
+from softjax_pallas import tuning
+from softjax_pallas.ops.pairwise import KERNELS, PairwiseKernel, refusal
 
 LARGE, SMALL = (512, 1024), (4, 1024)
 

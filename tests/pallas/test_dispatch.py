@@ -72,8 +72,8 @@ def test_a_kernel_for_another_platform(implementation, platform, method):
 @pytest.mark.parametrize(("operator", "method"), [("argsort", "softsort"), ("rank", "neuralsort"), ("max", "ot")])
 def test_a_form_is_traced_once_for_its_shapes_and_once_for_its_program(monkeypatch, operator, method):
     """The bodies are long: value, what is saved, and cotangent share what was traced."""
-    from softjax_pallas.pairwise.op import PairwiseKernel
-    from softjax_pallas.transport.op import TransportKernel
+    from softjax_pallas.ops.ot.op import TransportKernel
+    from softjax_pallas.ops.pairwise import PairwiseKernel
 
     traced = []
 

@@ -11,7 +11,7 @@ import suite
 import test_transport
 from sweeps import implementations
 
-from softjax_pallas import pairwise
+from softjax_pallas.ops import pairwise
 
 
 def needs(implementation):

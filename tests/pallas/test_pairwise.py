@@ -8,9 +8,9 @@ import suite
 from cases import x64
 
 from softjax._modes import MODES
-from softjax_pallas import pairwise
-from softjax_pallas.pairwise import mosaic_gpu
-from softjax_pallas.pairwise.op import PairwiseKernel
+from softjax_pallas.ops import pairwise
+from softjax_pallas.ops.pairwise import PairwiseKernel
+from softjax_pallas.tile_engine import mosaic_gpu
 
 
 @pytest.mark.slow

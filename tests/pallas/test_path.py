@@ -12,8 +12,8 @@ from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from softjax._methods import METHODS
 from softjax._modes import MODES
-from softjax_pallas import pairwise
 from softjax_pallas._kernel import compute_capability
+from softjax_pallas.ops import pairwise
 
 try:
     from jax.sharding import AbstractDevice

@@ -10,7 +10,8 @@ import pytest
 import suite
 
 from softjax._modes import MODES
-from softjax_pallas import pairwise, transport
+from softjax_pallas.ops import ot as transport
+from softjax_pallas.ops import pairwise
 
 IMPLEMENTATION = "pallas_interpret_races"
 

@@ -19,7 +19,7 @@ PORTABLE, MOSAIC = "pallas_interpret", "pallas_interpret_gpu"
 
 @functools.cache
 def forms(implementation):
-    from softjax_pallas import transport
+    from softjax_pallas.ops import ot as transport
 
     return transport.forms(implementation)["ot"]
 

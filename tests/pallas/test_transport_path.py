@@ -14,7 +14,7 @@ from softjax._modes import MODES
 @pytest.mark.parametrize("implementation", TARGETS)
 @pytest.mark.parametrize("k", [1, 20])
 def test_the_kernels_are_in_the_lowered_text(implementation, k):
-    from softjax_pallas import transport
+    from softjax_pallas.ops import ot as transport
 
     rows = transport.forms(implementation)["ot"].rows
 
@@ -33,7 +33,7 @@ def test_the_kernels_are_in_the_lowered_text(implementation, k):
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
 def test_kernels_have_no_races(op, k, mode):
     """Value and gradient, by name; two rows, several blocks of keys with a ragged end."""
-    from softjax_pallas import transport
+    from softjax_pallas.ops import ot as transport
 
     n, form = 600, getattr(transport.forms(RACES)["ot"], op)
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(2, n)), jnp.float32)
@@ -46,8 +46,8 @@ def test_races_between_rows():
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call
     from jax.experimental.pallas import tpu as pltpu
 
-    from softjax_pallas.transport import pallas
-    from softjax_pallas.transport._spec import Operands, Spec
+    from softjax_pallas.ops.ot import portable as pallas
+    from softjax_pallas.ops.ot.spec import Operands, Spec
 
     y = np.random.default_rng(0).uniform(size=(2, 20)).astype(np.float32)
     spec = Spec(n=20, k=2, wanted=1, payload=0, degree=None, normalise=False)
@@ -67,7 +67,7 @@ def test_races_between_rows():
 
 
 def test_a_named_kernel_says_why_it_cannot_run():
-    from softjax_pallas import transport
+    from softjax_pallas.ops import ot as transport
 
     tau = jnp.full(2, 0.1, jnp.float32)
     with pytest.raises(NotImplementedError, match="pallas_mosaic_gpu.*100 keys do not fill a tile of 128"):
@@ -77,7 +77,7 @@ def test_a_named_kernel_says_why_it_cannot_run():
 
 
 def test_supports():
-    from softjax_pallas.transport import supports
+    from softjax_pallas.ops.ot import supports
 
     assert supports("rows", "ot", jnp.float32, (4, 1000, 33, 0), "pallas_mosaic_gpu") is None
     assert "float16" in str(supports("rows", "ot", "float16", (4, 1000, 33, 0), "pallas_mosaic_tpu"))
@@ -90,7 +90,7 @@ def test_supports():
 
 
 def test_vmap_folds_into_the_batch():
-    from softjax_pallas import transport
+    from softjax_pallas.ops import ot as transport
 
     rows = transport.forms("pallas_interpret")["ot"].rows
     y = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 2, 20)), jnp.float32)
@@ -107,8 +107,8 @@ def test_vmap_folds_into_the_batch():
 @pytest.mark.parametrize("payload", [0, 1])
 def test_no_vector_of_anchors_is_a_column_in_a_tpus_memory(payload):
     """XLA pads a last axis to 128 there: a column would take 512 bytes an anchor. Softness is one number a row."""
-    from softjax_pallas.transport import pallas
-    from softjax_pallas.transport._spec import Operands, Spec
+    from softjax_pallas.ops.ot import portable as pallas
+    from softjax_pallas.ops.ot.spec import Operands, Spec
 
     batch, n, k = 3, 300, 12
     number = lambda *shape: jax.ShapeDtypeStruct((batch, *shape), jnp.float32)

@@ -9,10 +9,12 @@ import pytest
 import suite
 
 from softjax._modes import MODES
-from softjax_pallas import _kernel, pairwise, transport, tuning
-from softjax_pallas.pairwise import _tiles
-from softjax_pallas.pairwise import pallas as portable
-from softjax_pallas.transport._limits import MAX_ANCHORS
+from softjax_pallas import _kernel, tuning
+from softjax_pallas.ops import ot as transport
+from softjax_pallas.ops import pairwise
+from softjax_pallas.ops.ot.limits import MAX_ANCHORS
+from softjax_pallas.tile_engine import portable
+from softjax_pallas.tile_engine import tiles as _tiles
 
 N = 70
 
@@ -39,7 +41,7 @@ def test_the_default_has_every_tile():
     for implementation, families in stored.tiles.items():
         assert {"rows", "columns", "transport"} == families.keys()
         # Mosaic GPU's programs for more anchors have the height of a tensor core's operation.
-        held = MAX_ANCHORS[implementation] if implementation in _kernel.PORTABLE else transport._limits.FEW
+        held = MAX_ANCHORS[implementation] if implementation in _kernel.PORTABLE else transport.limits.FEW
         assert max(entry.anchors for entry in families["transport"]) >= held
 
 

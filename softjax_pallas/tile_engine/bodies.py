@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from . import _maths as maths
-from ._logits import NeuralSortPairs, Pairs
-from ._maths import Value
-from ._program import Program
+from . import maths
+from .logits import NeuralSortPairs, Pairs
+from .maths import Value
+from .program import Program
 
 
 class Kernel:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from softjax._fused import Call, Source
 from softjax._primitive import Target
 
-from . import pairwise, transport, tuning
+from . import tuning
 from ._kernel import OLDEST_JAX, PLATFORMS, compute_capability, jax_version
-from .pairwise.op import PairwiseKernel, TransposedKernel
-from .transport.op import TransportKernel, anchors
+from .ops import ot, pairwise
+from .ops.ot.op import TransportKernel, anchors
+from .ops.pairwise import PairwiseKernel, TransposedKernel
 
 _BY = {"transposed": "apply"}
 """Forms that run the kernels of another, and are chosen as it is."""
@@ -75,7 +76,7 @@ def _refusal(
 def _unserved(implementation: str, method: str, op: str, *arguments: Any) -> str | None:
     """Why an implementation cannot run a call, or None."""
     if method == "ot":
-        return transport.refusal(implementation, op, *arguments)
+        return ot.refusal(implementation, op, *arguments)
     return pairwise.refusal(implementation, method, _BY.get(op, op), *arguments)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .._kernel import mosaic_gpu_store
-from ._maths import Axis, halves
-from ._program import Program
-from ._spec import Spec
+from ..._kernel import mosaic_gpu_store
+from .maths import Axis, halves
+from .newton import Program
+from .spec import Spec
 
 ROWS = 64
 """Keys at a time, and the rows of the k x k system: the height of a tensor core operation."""

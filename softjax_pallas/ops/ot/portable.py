@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import tuning
-from ._portable import Tiles, backward_body, forward_body, one, turned
-from ._spec import Operands, Spec
+from ... import tuning
+from .portable_body import Tiles, backward_body, forward_body, one, turned
+from .spec import Operands, Spec
 
 VMEM_LIMIT = 64 << 20
 LEAST = 8

@@ -13,11 +13,10 @@ from jax import Array
 
 from softjax._types import Float
 
-from . import _tile_bodies as bodies
-from . import _tiles
-from ._launch import launch
-from ._logits import NeuralSortPairs, Pairs, SoftSortPairs
-from ._operands import BOUNDS, MATRIX, OWN_COLUMNS, OWN_ROWS, SCALAR, WHOLE_COLUMNS, WHOLE_ROWS, results
+from . import bodies, tiles
+from .launch import launch
+from .logits import NeuralSortPairs, Pairs, SoftSortPairs
+from .operands import BOUNDS, MATRIX, OWN_COLUMNS, OWN_ROWS, SCALAR, WHOLE_COLUMNS, WHOLE_ROWS, results
 
 PAIRS = {"softsort": SoftSortPairs, "neuralsort": NeuralSortPairs}
 
@@ -83,7 +82,7 @@ def run(spec: Spec, body: Any, by_rows: bool, common: Common, more: tuple[tuple,
         body(program, spec.pairs, spec.degree, tuple(refs[:count]), tuple(refs[count:]))
 
     bound.__name__ = f"{spec.method}_{body.__name__}"
-    tile = _tiles.matrix(spec.implementation, "rows" if by_rows else "columns", *sizes)
+    tile = tiles.matrix(spec.implementation, "rows" if by_rows else "columns", *sizes)
     return launch(spec.implementation, bound, by_rows, sizes, ((*inputs, *more[0]), outputs), tile)(*arrays, *more[1])
 
 

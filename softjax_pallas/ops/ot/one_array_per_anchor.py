@@ -11,10 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from .._kernel import mosaic_gpu_store
-from ._maths import Axis
-from ._program import Program
-from ._spec import Spec
+from ..._kernel import mosaic_gpu_store
+from .maths import Axis
+from .newton import Program
+from .spec import Spec
 
 AXIS = Axis(
     total=lambda block: reduce(jnp.add, block),

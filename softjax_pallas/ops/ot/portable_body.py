@@ -10,10 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from . import _program
-from ._maths import Axis, halves
-from ._program import Program
-from ._spec import Spec
+from . import newton
+from .maths import Axis, halves
+from .newton import Program
+from .spec import Spec
 
 AXIS = Axis(
     total=lambda block: jnp.sum(block[0], axis=0, keepdims=True),
@@ -193,7 +193,7 @@ def forward_body(*refs, spec: Spec, tiles: Tiles):
     y, *payload = refs[: 1 + (spec.payload > 0)]
     start, *row, out, psi_ref, sums_ref = refs[1 + len(payload) :]
     program = Portable(spec, tiles, tuple(row), {"y": y, "payload": payload and payload[0], "out": out})
-    (psi,), (sums,) = _program.forward(program, (start[...],))
+    (psi,), (sums,) = newton.forward(program, (start[...],))
     psi_ref[...], sums_ref[...] = psi, sums
 
 
@@ -205,4 +205,4 @@ def backward_body(*refs, spec: Spec, tiles: Tiles):
     dy, *dpayload, dmasses, dtau = refs[count + 6 :]
     held = {"y": y, "payload": payload and payload[0], "out": cotangent}
     program = Portable(spec, tiles, tuple(row), held | {"dy": dy, "dpayload": dpayload and dpayload[0]})
-    (dmasses[...],), dtau[...] = _program.backward(program, (psi[...],), (sums[...],))
+    (dmasses[...],), dtau[...] = newton.backward(program, (psi[...],), (sums[...],))

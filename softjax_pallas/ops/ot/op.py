@@ -20,11 +20,11 @@ from softjax._methods.ot import semidual_newton
 from softjax._modes import Mode
 from softjax._types import Float
 
-from .._autodiff import FormKernel, Rule, Solve
-from .._kernel import Named, cannot_run
-from ._kernels import kernels, sizes
-from ._limits import OPS, max_payload, supports
-from ._spec import Operands, Spec
+from ..._autodiff import FormKernel, Rule, Solve
+from ..._kernel import Named, cannot_run
+from .kernels import kernels, sizes
+from .limits import OPS, max_payload, supports
+from .spec import Operands, Spec
 
 
 def _plan_forward(spec: Spec, implementation: str, *arrays: Any):

@@ -15,7 +15,8 @@ from softjax._methods.base import Forms, always
 
 from .._autodiff import FormKernel
 from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, cannot_run, unsupported
-from ._tiles import FEW, LEAST
+from ..tile_engine.tiles import FEW, LEAST
+from ..tile_engine.tiles import tiles as tiles
 
 OPS = ("rows", "apply", "rank")
 KERNELS = {"softsort": ("rows",), "neuralsort": OPS}
@@ -134,9 +135,10 @@ class TransposedKernel:
 
 
 def _module(method: str) -> Any:
-    from . import _neuralsort, _softsort
+    from .neuralsort import band
+    from .softsort import rows
 
-    return {"softsort": _softsort, "neuralsort": _neuralsort}[method]
+    return {"softsort": rows, "neuralsort": band}[method]
 
 
 def _shape(op: str, x: Any, *arguments: Any) -> tuple[int, ...]:

@@ -18,9 +18,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from . import _maths as maths
-from ._maths import Value
-from ._program import Program
+from . import maths
+from .maths import Value
+from .program import Program
 
 
 class Pairs(abc.ABC):

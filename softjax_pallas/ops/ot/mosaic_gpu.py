@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .. import tuning
-from . import _many, _program
-from ._few import Few
-from ._limits import FEW
-from ._spec import Operands, Spec
+from ... import tuning
+from . import newton, tensor_core
+from .limits import FEW
+from .one_array_per_anchor import Few
+from .spec import Operands, Spec
 
 INTERPRETED = {False: "pallas_mosaic_gpu", True: "pallas_interpret_gpu"}
 
@@ -22,18 +22,20 @@ INTERPRETED = {False: "pallas_mosaic_gpu", True: "pallas_interpret_gpu"}
 def width(spec: Spec, implementation: str) -> int:
     """Keys at a time: no more than there are, since loads have no masks."""
     if spec.k > FEW:
-        return _many.ROWS
+        return tensor_core.ROWS
     return min(tuning.keys(implementation, spec.k).keys, spec.n // 128 * 128)
 
 
 def anchors_held(spec: Spec) -> int:
     """The length of a vector in memory."""
-    return spec.k if spec.k <= FEW else _many.padded(spec.k)
+    return spec.k if spec.k <= FEW else tensor_core.padded(spec.k)
 
 
 def _program_of(spec: Spec, refs: dict[str, Any], batch: Any, interpret: bool):
     return (
-        Few(spec, width(spec, INTERPRETED[interpret]), batch, refs) if spec.k <= FEW else _many.Many(spec, batch, refs)
+        Few(spec, width(spec, INTERPRETED[interpret]), batch, refs)
+        if spec.k <= FEW
+        else tensor_core.Many(spec, batch, refs)
     )
 
 
@@ -61,7 +63,7 @@ def _run(body: Callable, name: str, spec: Spec, inputs: dict[str, jax.Array], ou
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     options: dict[str, Any] = {"interpret": plgpu.InterpretGPUParams()} if interpret else {}
-    scratch = _many.scratch(spec.k) if spec.k > FEW else {}
+    scratch = tensor_core.scratch(spec.k) if spec.k > FEW else {}
 
     def flat(*refs):
         body(dict(zip((*inputs, *outputs, *scratch), refs, strict=True)), lax.axis_index("batch"))
@@ -86,7 +88,7 @@ def forward(spec: Spec, at: Operands, interpret: bool = False):
 
     def body(refs, b):
         program = _program_of(spec, refs, b, interpret)
-        psi, sums = _program.forward(program, program.vector("psi"))
+        psi, sums = newton.forward(program, program.vector("psi"))
         program.put_vector("solution", psi)
         program.put_vector("sums", sums)
 
@@ -104,7 +106,7 @@ def backward(spec: Spec, at: Operands, sums, cotangent, interpret: bool = False)
 
     def body(refs, b):
         program = _program_of(spec, refs, b, interpret)
-        dmasses, dtau = _program.backward(program, program.vector("psi"), program.vector("sums"))
+        dmasses, dtau = newton.backward(program, program.vector("psi"), program.vector("sums"))
         program.put_vector("dmasses", dmasses)
         refs["dtau"][b, 0] = dtau
 

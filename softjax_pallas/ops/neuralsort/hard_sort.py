@@ -12,7 +12,7 @@ from softjax._methods.base import Keys
 from softjax._methods.hard_sort import gather, sort_with_permutation, unsort
 from softjax._types import Float, Int
 
-from .._kernel import PORTABLE
+from ..._kernel import PORTABLE
 
 Payload = Float[Array, "batch n d"]
 Channels = Float[Array, "batch d n"]

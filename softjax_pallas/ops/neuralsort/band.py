@@ -21,13 +21,13 @@ from softjax._methods.ties import tie_terms
 from softjax._modes import Mode
 from softjax._types import Float
 
-from .._autodiff import Rule, Solve
-from .._kernel import PORTABLE
-from . import _hard_sort, _tiled, _tiles
-from . import _maths as maths
-from ._launch import scale_of
-from ._scan import doubled, scan_of
-from ._tiled import Common, Spec
+from ..._autodiff import Rule, Solve
+from ..._kernel import PORTABLE
+from ...tile_engine import maths, passes, tiles
+from ...tile_engine.launch import scale_of
+from ...tile_engine.passes import Common, Spec
+from . import hard_sort
+from .scan import doubled, scan_of
 
 
 def _spec(implementation: str, mode: Mode) -> Spec:
@@ -69,26 +69,26 @@ def _rows(columns: Float[Array, "batch 4 n"], ranks: range | tuple[float, ...]) 
 
 def _unsorted(spec, ranks, x, tau):
     """Operands for columns in the order given, and the ascending keys with their permutation."""
-    s, permutation, _ = _hard_sort.ascending(spec.implementation, x)
+    s, permutation, _ = hard_sort.ascending(spec.implementation, x)
     ordered = _columns(spec.implementation, s)
-    columns = _hard_sort.back(spec.implementation, ordered, permutation)
+    columns = hard_sort.back(spec.implementation, ordered, permutation)
     return Common(_rows(ordered, ranks), columns, scale_of(x, tau)), s, permutation
 
 
 def _distributions_forward(spec, ranks, x, tau):
     """Rows of P (batch, r, n), for elements in the order given."""
     common, s, permutation = _unsorted(spec, ranks, x, tau)
-    p, norm = _tiled.rows(spec, common, x.dtype)
+    p, norm = passes.rows(spec, common, x.dtype)
     return p, (common, s, permutation, tau, norm)
 
 
 def _distributions_backward(spec, ranks, residuals, g):
     del ranks
     common, s, permutation, tau, norm = residuals
-    _, columns, _ = _tiled.pull(spec, common, norm, _tiled.matrix(g))
-    sums = _hard_sort.forth(spec.implementation, columns[:, :3], permutation)
+    _, columns, _ = passes.pull(spec, common, norm, passes.matrix(g))
+    sums = hard_sort.forth(spec.implementation, columns[:, :3], permutation)
     dx, dtau = _through_sorted(spec, s, tau, sums)
-    return _hard_sort.back(spec.implementation, dx[:, None], permutation)[:, 0], dtau
+    return hard_sort.back(spec.implementation, dx[:, None], permutation)[:, 0], dtau
 
 
 DISTRIBUTIONS = Rule(
@@ -137,8 +137,8 @@ def bands(spec: Spec, columns: Float[Array, "batch 4 n"], scale: Array) -> tuple
     cut = -1.0001 if spec.degree is not None else math.log(maths.EPS / 4) - 2 * math.log(n)
 
     def ranges(own: int, visited: int, by_rows: bool):
-        first, last = _tiles.block_ends(spec.implementation, n, own)
-        starts, ends = _tiles.ends(n, visited)
+        first, last = tiles.block_ends(spec.implementation, n, own)
+        starts, ends = tiles.ends(n, visited)
         # By rows the last row of a block reaches furthest right; of columns the last one meets the furthest row.
         right = _alive(columns, scale, last, starts, cut, by_rows) & (starts > last[:, None])[None]
         left = _alive(columns, scale, first, ends, cut, by_rows) & (ends < first[:, None])[None]
@@ -147,13 +147,13 @@ def bands(spec: Spec, columns: Float[Array, "batch 4 n"], scale: Array) -> tuple
         low = jnp.min(jnp.where(left, tile(ends)[:, None], tile(first)[..., None]), axis=-1)
         return jnp.stack([low, high + 1], axis=-1)
 
-    rows, cols = (_tiles.matrix(spec.implementation, family, n, n) for family in ("rows", "columns"))
+    rows, cols = (tiles.matrix(spec.implementation, family, n, n) for family in ("rows", "columns"))
     return ranges(rows.rows, rows.columns, True), ranges(cols.columns, cols.rows, False)
 
 
 def _alive(columns, scale, elements: np.ndarray, places: np.ndarray, cut: float, by_rows: bool):
     """(batch, m, t): whether the drop between the elements and the places, of a row and a column, is above the cut."""
-    origin, at = (_tiles.at(columns, index) for index in (elements, places))
+    origin, at = (tiles.at(columns, index) for index in (elements, places))
     origin, at = [origin[:, c, :, None] for c in range(4)], [at[:, c, None, :] for c in range(4)]
     row, column = (origin, at) if by_rows else (at, origin)
     steps, _, prefix = maths.centred(column, row)
@@ -172,14 +172,14 @@ def _sorted(spec, ranks, s, tau):
 def _averages_forward(spec, ranks, s, tau, v):
     """Rows of P of ascending keys times their payload (batch, d, n): the given rows, or all by the band."""
     common = _sorted(spec, ranks, s, tau)
-    y, norm = _tiled.apply(spec, common, v)
+    y, norm = passes.apply(spec, common, v)
     return y, (common, s, tau, norm, v)
 
 
 def _averages_backward(spec, ranks, residuals, w):
     del ranks
     common, s, tau, norm, v = residuals
-    _, columns, _ = _tiled.pull(spec, common, norm, _tiled.product(w, v))
+    _, columns, _ = passes.pull(spec, common, norm, passes.product(w, v))
     return *_through_sorted(spec, s, tau, columns), columns[:, 3:].astype(v.dtype)
 
 
@@ -199,15 +199,15 @@ def _rank_forward(spec, s, tau):
     """sum_r P_rj (r - j) / sum_r P_rj for ascending keys."""
     common = _sorted(spec, None, s, tau)
     # theta alone is wanted; the payload of ones costs one more sum.
-    _, norm = _tiled.apply(spec, common, jnp.ones((s.shape[0], 1, s.shape[1]), jnp.float32))
-    sums = _tiled.column_sums(spec, common, norm)
+    _, norm = passes.apply(spec, common, jnp.ones((s.shape[0], 1, s.shape[1]), jnp.float32))
+    sums = passes.column_sums(spec, common, norm)
     return sums[:, 1] / sums[:, 0], (common, s, tau, norm, sums)
 
 
 def _rank_backward(spec, residuals, rho):
     common, s, tau, norm, sums = residuals
-    given = _tiled.offsets(jnp.stack([sums[:, 1] / sums[:, 0], rho / sums[:, 0]], axis=1))
-    _, columns, _ = _tiled.pull(spec, common, norm, given, rank=True)
+    given = passes.offsets(jnp.stack([sums[:, 1] / sums[:, 0], rho / sums[:, 0]], axis=1))
+    _, columns, _ = passes.pull(spec, common, norm, given, rank=True)
     return _through_sorted(spec, s, tau, columns)
 
 
@@ -261,16 +261,16 @@ def apply(
     solve: Solve,
 ) -> Float[Array, "batch r d"]:
     """Rows of P times the payload, or times the keys themselves."""
-    s, _, v = _hard_sort.ascending(implementation, x, payload)
+    s, _, v = hard_sort.ascending(implementation, x, payload)
     spec = _spec(implementation, mode)
-    if count(ranks) <= _tiles.FEW:
+    if count(ranks) <= tiles.FEW:
         return _one_by_one(_static(ranks), lambda r: jnp.moveaxis(solve(AVERAGES, (spec, r), s, tau, v), 1, -1))
     return pick(jnp.moveaxis(solve(AVERAGES, (spec, None), s, tau, v), 1, -1), ranks)
 
 
 def rank(implementation: str, x: Keys, tau: PerRow, mode: Mode, solve: Solve) -> Keys:
     """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
-    s, permutation, _ = _hard_sort.ascending(implementation, x)
+    s, permutation, _ = hard_sort.ascending(implementation, x)
     positions = lax.broadcasted_iota(jnp.float32, s.shape, 1)
     ranks = positions + solve(RANK_OFFSETS, (_spec(implementation, mode),), s, tau)
-    return _hard_sort.back(implementation, ranks[:, None], permutation)[:, 0].astype(x.dtype)
+    return hard_sort.back(implementation, ranks[:, None], permutation)[:, 0].astype(x.dtype)

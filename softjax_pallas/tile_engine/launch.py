@@ -23,7 +23,7 @@ def launch(
     if implementation in MOSAIC_GPU:
         from . import mosaic_gpu as backend
     else:
-        from . import pallas as backend
+        from . import portable as backend
     build = implementation, f"softjax_{body.__name__}"
     return backend.run(body, sizes, by_rows, tile, *operands, build)
 

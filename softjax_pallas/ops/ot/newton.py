@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ._maths import NEVER, Axis, Block, Newton, Vector, centred, each, floor_of, newton, pick, project
-from ._spec import Spec
+from .maths import NEVER, Axis, Block, Newton, Vector, centred, each, floor_of, newton, pick, project
+from .spec import Spec
 
 Visit = Callable[[Any], tuple[tuple[Block, ...], Block | None]]
 

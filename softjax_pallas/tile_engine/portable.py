@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._kernel import Tile, ceil_div, portable_options, tracing
-from ._operands import Operand
-from ._program import Program
-from ._tiles import fit
+from .operands import Operand
+from .program import Program
+from .tiles import fit
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """What a kernel body may ask of its program.
 
 A program owns a block of rows and visits tiles of columns ("by rows"), or owns a block of columns and visits tiles of
-rows. Bodies are written once; `pallas.py` and `mosaic_gpu.py` provide the programs.
+rows. Bodies are written once; `portable.py` and `mosaic_gpu.py` provide the programs.
 """
 
 import abc
 from typing import Any
 
-from ._maths import Lanes, Value
+from .maths import Lanes, Value
 
 
 class Program(Lanes):

@@ -1,6 +1,6 @@
 """Optimal transport to few anchors, solved in one kernel. Importing this does not import Pallas."""
 
-from ._limits import supports as supports
+from .limits import supports as supports
 from .op import forms as forms
 from .op import refusal as refusal
 from .op import tiles as tiles

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._kernel import Tile, ceil_div, mosaic_gpu_options, mosaic_gpu_store, tracing
-from ._operands import Operand
-from ._program import Program
-from ._tiles import fit
+from .operands import Operand
+from .program import Program
+from .tiles import fit
 
 MOST_ROWS = 65_535
 """Rows of the batch in one launch: CUDA's limit of a grid's second dimension."""

@@ -12,10 +12,10 @@ from softjax._methods.softsort.definition import order_statistics
 from softjax._modes import Mode
 from softjax._types import Float
 
-from .._autodiff import Rule, Solve
-from . import _tiled
-from ._launch import scale_of
-from ._tiled import Common, Spec
+from ..._autodiff import Rule, Solve
+from ...tile_engine import passes
+from ...tile_engine.launch import scale_of
+from ...tile_engine.passes import Common, Spec
 
 
 def _common(q: Keys, x: Keys, tau: PerRow) -> Common:
@@ -24,13 +24,13 @@ def _common(q: Keys, x: Keys, tau: PerRow) -> Common:
 
 def _distributions_forward(spec, q, x, tau):
     """Row i is the projection of -|q_i - x_j| / tau, for q (batch, r) and x (batch, n)."""
-    p, norm = _tiled.rows(spec, _common(q, x, tau), x.dtype)
+    p, norm = passes.rows(spec, _common(q, x, tau), x.dtype)
     return p, (q, x, tau, norm)
 
 
 def _distributions_backward(spec, residuals, g):
     q, x, tau, norm = residuals
-    rows, columns, dtau = _tiled.pull(spec, _common(q, x, tau), norm, _tiled.matrix(g))
+    rows, columns, dtau = passes.pull(spec, _common(q, x, tau), norm, passes.matrix(g))
     dtau = (dtau / tau.astype(jnp.float32)).astype(tau.dtype)
     return rows[:, 0].astype(q.dtype), columns[:, 0].astype(x.dtype), dtau
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from .. import tuning
-from .._kernel import MOSAIC_GPU, portable_options
-from ._spec import Operands, Spec
+from ... import tuning
+from ..._kernel import MOSAIC_GPU, portable_options
+from .spec import Operands, Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,15 +20,15 @@ class Kernels:
 
 
 def _portable(name: str) -> Kernels:
-    from . import pallas
+    from . import portable
 
     interpret = portable_options(name).get("interpret", False)
 
     def forward(spec: Spec, at: Operands):
-        return pallas.forward(spec, name, at, interpret)
+        return portable.forward(spec, name, at, interpret)
 
     def backward(spec: Spec, at: Operands, sums, cotangent):
-        return pallas.backward(spec, name, at, sums, cotangent, interpret)
+        return portable.backward(spec, name, at, sums, cotangent, interpret)
 
     return Kernels(name, forward, backward)
 
@@ -60,6 +60,6 @@ def sizes(implementation: str, n: int, k: int) -> dict[str, int]:
 
         spec = Spec(n, k, 1, 0, None, normalise=True)
         return {"keys": mosaic_gpu.width(spec, implementation), "anchors": mosaic_gpu.anchors_held(spec)}
-    from . import pallas
+    from . import portable
 
-    return {"keys": tuning.keys(implementation, k).keys, "anchors": pallas.anchors_held(k)}
+    return {"keys": tuning.keys(implementation, k).keys, "anchors": portable.anchors_held(k)}

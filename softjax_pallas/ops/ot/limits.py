@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from .._kernel import unsupported
+from ..._kernel import unsupported
 
 _HALVES = ("float32", "bfloat16", "float16")
 DTYPES: dict[str, tuple[str, ...]] = {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._kernel import PORTABLE
+from ..._kernel import PORTABLE
 
 
 def scan_of(implementation: str) -> Callable[..., Any]:

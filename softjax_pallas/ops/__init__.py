@@ -1,0 +1,1 @@
+"""The kernels by method, and what they serve."""

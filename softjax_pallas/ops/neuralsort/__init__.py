@@ -1,0 +1,1 @@
+"""NeuralSort by kernels: rows of P, its band times a payload, and ranks."""

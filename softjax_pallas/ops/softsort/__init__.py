@@ -1,0 +1,1 @@
+"""SoftSort by kernels: rows of P."""
