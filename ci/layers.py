@@ -2,7 +2,9 @@
 
 - `softjax` does not import `softjax_pallas` when it is imported (inside a function is allowed).
 - No cycle among the module-level imports of a package.
-- No file over 400 lines; no function over 60 lines of code (docstring, comments and blank lines not counted).
+- `softjax_pallas` imports from the modules of `softjax` that are its seam, and no private name of theirs.
+- No file over 600 lines; no function over 60 lines of code (docstring, comments and blank lines not counted).
+- No private function with more than 6 parameters.
 """
 
 import ast
@@ -15,8 +17,20 @@ from pathlib import Path
 
 PACKAGES = ("softjax", "softjax_pallas")
 FORBIDDEN = {"softjax": "softjax_pallas"}
-FILE_LINES = 400
+SEAM = {
+    "softjax_pallas": (
+        "softjax",
+        {
+            *("_fused", "_modes", "_primitive", "_types"),
+            *("_methods.base", "_methods.hard_sort", "_methods.ties", "_methods.softsort.definition"),
+            *("_methods.neuralsort.band.passes", "_methods.ot.method", "_methods.ot.semidual_newton"),
+        },
+    )
+}
+"""Package -> another one, and those of its modules that the package may import."""
+FILE_LINES = 600
 FUNCTION_LINES = 60
+PARAMETERS = 6
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -72,6 +86,33 @@ def size_problems(path: Path, source: str, tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, FUNCTIONS) and (length := code_lines(node, code)) > FUNCTION_LINES:
             yield f"{path}:{node.lineno}: {node.name} has {length} lines of code, more than {FUNCTION_LINES}"
+        if isinstance(node, FUNCTIONS) and is_private(node.name) and (count := parameters(node)) > PARAMETERS:
+            yield f"{path}:{node.lineno}: {node.name} has {count} parameters, more than {PARAMETERS}"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def parameters(function: FUNCTIONS) -> int:
+    given = function.args
+    return len(given.posonlyargs) + len(given.args) + len(given.kwonlyargs)
+
+
+def seam_problems(path: Path, tree: ast.Module, other: str, modules: set[str]) -> Iterator[str]:
+    """What a module imports of another package beside the seam; inside functions, too."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        base = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+        for alias in node.names:
+            name = f"{base}.{alias.name}" if base else alias.name
+            if isinstance(node, ast.ImportFrom) and node.level or name.split(".")[0] != other:
+                continue
+            inside = name.removeprefix(f"{other}.")
+            module = next((m for m in modules if inside == m or inside.startswith(f"{m}.")), None)
+            if module is None or is_private(inside.removeprefix(module).removeprefix(".")):
+                yield f"{path}:{node.lineno}: imports {name}, which is not of the seam to {other}"
 
 
 def package_problems(root: Path, package: str) -> Iterator[str]:
@@ -88,6 +129,8 @@ def package_problems(root: Path, package: str) -> Iterator[str]:
         source = path.read_text(encoding="utf-8")
         tree = ast.parse(source, str(path))
         yield from size_problems(path, source, tree)
+        if package in SEAM:
+            yield from seam_problems(path, tree, *SEAM[package])
         needs = graph.setdefault(module, set())
         for statement in import_time(tree):
             targets = set(imported(statement, module, is_package))

@@ -174,9 +174,9 @@ def _lead(q_ndim: int, y: Array, axis: int, restore: Callable[[Array], Array]) -
 
 
 def _value(
-    a: ArrayLike, q: ArrayLike, top: float, axis: Axis, keepdims: bool, rule: str, softening: Softening, gated: bool
+    a: ArrayLike, probability: Array, over: tuple[Axis, bool], rule: str, softening: Softening, gated: bool
 ) -> Array:
-    x, probability, layout, keepdims = _prepare(a, q, top, axis, keepdims, rule, softening)
+    x, layout, keepdims = _prepare(a, over, rule, softening)
     gated = _check.flag("gated_grad", gated)
     soft = enter(x, layout, softening, index=False)
     if soft.mode is None:
@@ -191,10 +191,8 @@ def _value(
     return _lead(probability.ndim, y, soft.tau.ndim, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
 
 
-def _index(
-    a: ArrayLike, q: ArrayLike, top: float, axis: Axis, keepdims: bool, rule: str, softening: Softening
-) -> SoftIndex:
-    x, probability, layout, keepdims = _prepare(a, q, top, axis, keepdims, rule, softening)
+def _index(a: ArrayLike, probability: Array, over: tuple[Axis, bool], rule: str, softening: Softening) -> SoftIndex:
+    x, layout, keepdims = _prepare(a, over, rule, softening)
     soft = enter(x, layout, softening, index=True)
     step = 1.0 if soft.mode is None else soft.method.rank_step
     near = _neighbours(probability.reshape(-1), soft.n, rule, step)
@@ -202,15 +200,14 @@ def _index(
     return _lead(probability.ndim, p, soft.tau.ndim, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
 
 
-def _prepare(
-    a: ArrayLike, q: ArrayLike, top: float, axis: Axis, keepdims: bool, rule: str, softening: Softening
-) -> tuple[Array, Array, Layout, bool]:
-    x, probability = _check.real("a", a), _probability(q, top)
+def _prepare(a: ArrayLike, over: tuple[Axis, bool], rule: str, softening: Softening) -> tuple[Array, Layout, bool]:
+    """The array, and the axes to reduce with `keepdims`, once they are legal."""
+    x, (axis, keepdims) = _check.real("a", a), over
     _check.choice("quantile_method", rule, RULES)
     if isinstance(softening.method, str) and softening.method in (*RULES, "inverted_cdf"):
         legal = f"one of {', '.join(map(repr, METHODS))}; the `method` of JAX's function is `quantile_method` here"
         _check.wrong("method", softening.method, legal)
-    return x, probability, layout_reduced(x, axis), _check.flag("keepdims", keepdims)
+    return x, layout_reduced(x, axis), _check.flag("keepdims", keepdims)
 
 
 def quantile(
@@ -246,7 +243,7 @@ def quantile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    return _value(a, q, 1.0, axis, keepdims, quantile_method, softening, gated_grad)
+    return _value(a, _probability(q, 1.0), (axis, keepdims), quantile_method, softening, gated_grad)
 
 
 def argquantile(
@@ -270,7 +267,7 @@ def argquantile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    return _index(a, q, 1.0, axis, keepdims, quantile_method, softening)
+    return _index(a, _probability(q, 1.0), (axis, keepdims), quantile_method, softening)
 
 
 def percentile(
@@ -295,7 +292,7 @@ def percentile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    return _value(a, q, 100.0, axis, keepdims, quantile_method, softening, gated_grad)
+    return _value(a, _probability(q, 100.0), (axis, keepdims), quantile_method, softening, gated_grad)
 
 
 def argpercentile(
@@ -319,7 +316,7 @@ def argpercentile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    return _index(a, q, 100.0, axis, keepdims, quantile_method, softening)
+    return _index(a, _probability(q, 100.0), (axis, keepdims), quantile_method, softening)
 
 
 def median(
@@ -342,7 +339,7 @@ def median(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    return _value(a, 0.5, 1.0, axis, keepdims, "linear", softening, gated_grad)
+    return _value(a, _probability(0.5, 1.0), (axis, keepdims), "linear", softening, gated_grad)
 
 
 def argmedian(
@@ -364,4 +361,4 @@ def argmedian(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     softening = Softening(softness, mode, method, standardize, implementation)
-    return _index(a, 0.5, 1.0, axis, keepdims, "linear", softening)
+    return _index(a, _probability(0.5, 1.0), (axis, keepdims), "linear", softening)

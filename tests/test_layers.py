@@ -14,16 +14,23 @@ SCRIPT = ROOT / "ci" / "layers.py"
 DOCSTRING = '    """' + "words\n" * 80 + '    """\n'
 
 BROKEN = {
-    "kernels at module level": ({"_a.py": "import softjax_pallas.ops.ot\n"}, "imports softjax_pallas"),
+    "kernels at module level": ({"_a.py": "import softjax_pallas.ops\n"}, "imports softjax_pallas"),
     "kernels under try": ({"_a.py": "try:\n    import softjax_pallas\nexcept ImportError:\n    pass\n"}, "_a.py:2"),
     "cycle": ({"_a.py": "from ._b import f\n", "_b.py": "from . import _a\n"}, "import cycle"),
-    "long file": ({"_a.py": "x = 1\n" * 401}, "401 lines"),
+    "long file": ({"_a.py": "x = 1\n" * 601}, "601 lines"),
     "long function": ({"_a.py": "def f():\n" + "    x = 1\n" * 60}, "f has 61 lines"),
+    "many parameters": ({"_a.py": "def _f(a, b, c, d, *, e, f, g): ...\n"}, "_f has 7 parameters"),
+    "beside the seam": ({"../softjax_pallas/_a.py": "from softjax._sorting import sort\n"}, "not of the seam"),
+    "a private name": ({"../softjax_pallas/_a.py": "def f():\n    from softjax._modes import _f\n"}, "not of the seam"),
 }
 
 ALLOWED = {
     "kernels inside a function": {"_a.py": "def f():\n    import softjax_pallas\n"},
     "kernels for types": {"_a.py": "if TYPE_CHECKING:\n    import softjax_pallas\n"},
+    "many public parameters": {"_a.py": "def f(a, b, c, d, e, f, g): ...\n"},
+    "the seam": {
+        "../softjax_pallas/_a.py": "from softjax._methods import hard_sort\nfrom softjax._modes import MODES\n"
+    },
     "import order": {"__init__.py": "from ._a import f as f\n", "_a.py": "from ._b import f\n", "_b.py": "f = 1\n"},
     "long docstring": {"_a.py": "def f():\n" + DOCSTRING + "    # why\n\n" * 40},
 }

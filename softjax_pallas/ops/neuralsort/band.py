@@ -16,7 +16,7 @@ from jax.core import Tracer
 
 from softjax._methods.base import Keys, PerRow, Ranks, count
 from softjax._methods.hard_sort import pick
-from softjax._methods.neuralsort.band.passes import _through_logits
+from softjax._methods.neuralsort.band.passes import through_logits
 from softjax._methods.ties import tie_terms
 from softjax._modes import Mode
 from softjax._types import Float
@@ -105,7 +105,7 @@ def _through_sorted(spec: Spec, s: Keys, tau: PerRow, sums: Float[Array, "batch 
     """Cotangents of ascending keys and tau from the column sums of zbar, (r - j) zbar and zbar z."""
     flux, moment, work = (sums[:, c] for c in range(3))
     ties = _tie_terms if spec.implementation in PORTABLE else tie_terms
-    ds, dtau = _through_logits(s.astype(jnp.float32), tau[:, None], flux, moment, work, ties=ties)
+    ds, dtau = through_logits(s.astype(jnp.float32), tau[:, None], flux, moment, work, ties=ties)
     return ds.astype(s.dtype), dtau[:, 0]
 
 

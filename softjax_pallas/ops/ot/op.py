@@ -6,7 +6,7 @@ stays in XLA, since no Pallas backend lowers it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,42 +87,46 @@ def _problem(x: Keys, ranks: Ranks, payload: Array | None, tau: PerRow) -> tuple
     return len(wanted), Operands(x, transposed, start[:, order], masses, places, tau)
 
 
+class _Plan(NamedTuple):
+    """The plan's columns by one implementation's kernels."""
+
+    solve: Solve
+    implementation: str
+
+    def columns(self, spec: Spec, at: Operands) -> Float[Array, "batch wanted last"]:
+        return self.solve(PLAN, (spec, self.implementation), *at)
+
+
 def _columns(
-    implementation: str,
-    x: Keys,
-    ranks: Ranks,
-    payload: Float[Array, "batch n d"] | None,
-    tau: PerRow,
-    mode: Mode,
-    solve: Solve,
+    plan: _Plan, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
 ) -> Float[Array, "batch r last"]:
     """Rows of P (batch, r, n) where the payload is None, else rows of P times the payload (batch, r, d)."""
     wanted, at = _problem(x, ranks, payload, tau)
     d = 0 if payload is None else payload.shape[2]
     spec = Spec(x.shape[1], at.masses.shape[1], wanted, d, mode.degree, normalise=True)
-    return solve(PLAN, (spec, implementation), *at)
+    return plan.columns(spec, at)
 
 
-def _rows(implementation, x, ranks, tau, mode, solve):
-    return _columns(implementation, x, ranks, None, tau, mode, solve)
+def _rows(plan, x, ranks, tau, mode):
+    return _columns(plan, x, ranks, None, tau, mode)
 
 
-def _apply(implementation, x, ranks, payload, tau, mode, solve):
+def _apply(plan, x, ranks, payload, tau, mode):
     payload = x[:, :, None] if payload is None else payload
-    if payload.shape[2] > max_payload(implementation, _bins(ranks, x.shape[1])):
-        return jnp.matmul(_rows(implementation, x, ranks, tau, mode, solve), payload, precision=lax.Precision.HIGHEST)
-    return _columns(implementation, x, ranks, payload, tau, mode, solve)
+    if payload.shape[2] > max_payload(plan.implementation, _bins(ranks, x.shape[1])):
+        return jnp.matmul(_rows(plan, x, ranks, tau, mode), payload, precision=lax.Precision.HIGHEST)
+    return _columns(plan, x, ranks, payload, tau, mode)
 
 
-def _rank(implementation, x, tau, mode, solve):
+def _rank(plan, x, tau, mode):
     n = x.shape[1]
     at = _problem(x, range(n), None, tau)[1]
-    plan = solve(PLAN, (Spec(n, n, n, 0, mode.degree, normalise=False), implementation), *at)
-    positions = jnp.arange(n, dtype=plan.dtype)
-    return jnp.matmul(positions, plan, precision=lax.Precision.HIGHEST)
+    columns = plan.columns(Spec(n, n, n, 0, mode.degree, normalise=False), at)
+    positions = jnp.arange(n, dtype=columns.dtype)
+    return jnp.matmul(positions, columns, precision=lax.Precision.HIGHEST)
 
 
-def _mask(implementation, x, k, tau, mode, solve):
+def _mask(plan, x, k, tau, mode):
     """How much of every element is among the `k` largest: the plan's column to the upper of two anchors.
 
     `k` (batch,) is real, in [0, n], may be traced and has a gradient. Entries lie in [0, 1] and sum to it.
@@ -143,7 +147,7 @@ def _mask(implementation, x, k, tau, mode, solve):
         jnp.broadcast_to(jnp.asarray([1.0, 0.0], jnp.float32), (batch, 2)),
         tau,
     )
-    found = solve(PLAN, (Spec(n, 2, 1, 0, mode.degree, normalise=False), implementation), *at)[:, 0]
+    found = plan.columns(Spec(n, 2, 1, 0, mode.degree, normalise=False), at)[:, 0]
     # Nothing or everything needs no solver.
     empty, full = (k <= 0)[:, None], (k >= n)[:, None]
     return jnp.where(full, jnp.ones_like(found), jnp.where(empty, jnp.zeros_like(found), found))
@@ -169,7 +173,7 @@ class TransportKernel(FormKernel):
     """A form that saves potentials and column sums."""
 
     def form(self, solve, *arguments):
-        return _FORMS[self.op](self.implementation, *arguments, solve)
+        return _FORMS[self.op](_Plan(solve, self.implementation), *arguments)
 
 
 def refusal(implementation: str, op: str, x: Any, *arguments: Any) -> str | None:

@@ -27,8 +27,8 @@ def anchors_held(k: int) -> int:
 class _Call:
     """Operands, blocks and results of one `pl.pallas_call`."""
 
-    def __init__(self, spec: Spec, implementation: str, batch: int):
-        self.batch, self.size = batch, anchors_held(spec.k)
+    def __init__(self, spec: Spec, implementation: str, batch: int, interpret: Any):
+        self.spec, self.batch, self.interpret, self.size = spec, batch, interpret, anchors_held(spec.k)
         self.tiles = Tiles(spec.n, tuning.keys(implementation, spec.k).keys)
 
     def block(self, *shape: int):
@@ -52,7 +52,7 @@ class _Call:
         return jnp.swapaxes(small, 1, 2)[:, :k]
 
 
-def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, results):
+def _pallas_call(body, name: str, call: _Call, operands, results):
     """Run a body on operands (array, block); results are (shape, dtype, block). Vectors of anchors have no block."""
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
@@ -67,7 +67,7 @@ def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, 
     arrays = [array for array, _ in operands]
     in_specs = list(blocks((array.shape[1:], block) for array, block in operands))
     out_specs = list(blocks((shape, block) for shape, _, block in results))
-    run = partial(body, spec=spec, tiles=call.tiles)
+    run = partial(body, spec=call.spec, tiles=call.tiles)
     run = partial(_along_lanes, run, len(arrays), tuple(c is not None for c in columns))
     scratch = [pltpu.VMEM((call.size, c), jnp.float32) for c in columns if c is not None]
     with jax.enable_x64(False):
@@ -78,7 +78,7 @@ def _pallas_call(body, call: _Call, spec: Spec, name: str, interpret, operands, 
             out_specs=out_specs,
             out_shape=[jax.ShapeDtypeStruct((call.batch, *shape), dtype) for shape, dtype, _ in results],
             scratch_shapes=scratch,
-            interpret=interpret,
+            interpret=call.interpret,
             compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",), vmem_limit_bytes=VMEM_LIMIT),
             name=name,
         )(*arrays)
@@ -110,23 +110,21 @@ def _inputs(call: _Call, spec: Spec, at: Operands):
 
 def forward(spec: Spec, implementation: str, at: Operands, interpret: Any = False):
     """(rows (batch, wanted, n) or averages (batch, wanted, d), potentials (batch, k), column sums (batch, k))."""
-    call = _Call(spec, implementation, at.y.shape[0])
+    call = _Call(spec, implementation, at.y.shape[0], interpret)
     small = call.shape_of(), jnp.float32, None
     if spec.payload:
         out = call.shape_of(spec.payload), jnp.float32, None
     else:
         out = (spec.wanted, spec.n), at.y.dtype, (call.size, call.tiles.width)
     operands = _inputs(call, spec, at)
-    rows, psi, sums = _pallas_call(
-        forward_body, call, spec, "transport_forward", interpret, operands, [out, small, small]
-    )
+    rows, psi, sums = _pallas_call(forward_body, "transport_forward", call, operands, [out, small, small])
     rows = call.read(rows, spec.wanted) if spec.payload else rows
     return rows, call.read(psi, spec.k)[..., 0], call.read(sums, spec.k)[..., 0]
 
 
 def backward(spec: Spec, implementation: str, at: Operands, sums, cotangent, interpret: Any = False):
     """Cotangents of y (batch, n), payload (batch, d, n) or None, masses (batch, k) and tau (batch,)."""
-    call = _Call(spec, implementation, at.y.shape[0])
+    call = _Call(spec, implementation, at.y.shape[0], interpret)
     operands, width = _inputs(call, spec, at), call.tiles.width
     operands.append((call.small(sums, 1.0), None))
     operands.append((call.small(cotangent), None) if spec.payload else (cotangent, (call.size, width)))
@@ -134,7 +132,5 @@ def backward(spec: Spec, implementation: str, at: Operands, sums, cotangent, int
     if at.payload is not None:
         results.append(((spec.payload, spec.n), at.payload.dtype, (spec.payload, width)))
     results += [(call.shape_of(), jnp.float32, None), ((1, 1), jnp.float32, (1, 1))]
-    dy, *dpayload, dmasses, dtau = _pallas_call(
-        backward_body, call, spec, "transport_backward", interpret, operands, results
-    )
+    dy, *dpayload, dmasses, dtau = _pallas_call(backward_body, "transport_backward", call, operands, results)
     return dy[:, 0], dpayload[0] if dpayload else None, call.read(dmasses, spec.k)[..., 0], dtau[:, 0, 0]

@@ -21,15 +21,17 @@ def _columns(grid: Grid, v: Array) -> list[Array]:
     return [grid.flat(v[..., i]) for i in range(v.shape[-1])]
 
 
-def _sum_rows(grid, mode, paths, theta, own, near, visit) -> list[Array]:
-    """`visit`'s terms summed over every row's band, (b, n) each; it gets (theta_r, *own) at the row."""
+def _sum_rows(grid, mode, paths, own, near, visit) -> list[Array]:
+    """`visit`'s terms summed over every row's band, (b, n) each; it gets `own` at the row, theta first."""
+    theta, *own = own
     mine = [grid.flat(theta), *own]
     stop = stop_rows(mode, grid.n)
     return over_tiles(grid, lambda i, cut: walk(grid, i, ByRow(), paths, tuple(map(cut, mine)), near, visit, stop))
 
 
-def _sum_columns(grid, mode, paths, theta, own, near, visit) -> list[Array]:
+def _sum_columns(grid, mode, paths, own, near, visit) -> list[Array]:
     """The same over every column's band; `visit` gets (theta_j, *own) and (theta_r, *near)."""
+    theta, *own = own
     normaliser = grid.flat(theta)
     mine, near = [normaliser, *own], [normaliser, *near]
     stop = stop_columns(mode, grid.n)
@@ -137,7 +139,7 @@ def rows_pass(mode, order, s, tau, theta, v):
         weight = mode.phi(drops[0] - own[0], order)
         return tuple(weight * x for x in near)
 
-    return jnp.stack(_sum_rows(grid, mode, (grid.gaps(s, tau),), theta, (), _columns(grid, v), visit), -1)
+    return jnp.stack(_sum_rows(grid, mode, (grid.gaps(s, tau),), (theta,), _columns(grid, v), visit), -1)
 
 
 def cols_pass(mode, order, s, tau, theta, w):
@@ -149,7 +151,7 @@ def cols_pass(mode, order, s, tau, theta, w):
         weight = mode.phi(drops[0] - near[0], order)
         return tuple(weight * x for x in near[1:])
 
-    return jnp.stack(_sum_columns(grid, mode, (grid.gaps(s, tau),), theta, (), _columns(grid, w), visit), -1)
+    return jnp.stack(_sum_columns(grid, mode, (grid.gaps(s, tau),), (theta,), _columns(grid, w), visit), -1)
 
 
 # ---------------------------------------------------------------- tangents, and their transposes
@@ -161,7 +163,7 @@ def _tie_tangent(s: Array, tau: Array, ds: Array) -> Array:
     return (own - others) / tau
 
 
-def _through_logits(
+def through_logits(
     s: Array, tau: Array, flux: Array, moment: Array, work: Array, *, ties: Callable[..., Any] = tie_terms
 ) -> tuple[Array, Array]:
     """Cotangents (s, tau) from the sums over r of q_rj, (r - j) q_rj and q_rj D_rj; q's rows sum to 0.
@@ -195,7 +197,7 @@ def tangent_pass(mode, s, tau, theta, v, centre, ds, dtau, dv):
         return tuple(q * x + p * t for x, t in zip(ahead, near[d + 1 :], strict=True))
 
     own, near = [shift, *values, *_columns(grid, centre)], [shift, *values, *_columns(grid, dv)]
-    return jnp.stack(_sum_rows(grid, mode, paths, theta, own, near, visit), -1)
+    return jnp.stack(_sum_rows(grid, mode, paths, (theta, *own), near, visit), -1)
 
 
 def cotangent_pass(mode, s, tau, theta, v, centre, w):
@@ -210,8 +212,8 @@ def cotangent_pass(mode, s, tau, theta, v, centre, w):
         return q, k * q, _work(q, drops[0]), *(p * x for x in weights)
 
     near = [*values, *_columns(grid, centre), *_columns(grid, w)]
-    flux, moment, work, *payload = _sum_columns(grid, mode, (grid.gaps(s, tau),), theta, values, near, visit)
-    return *_through_logits(s, tau, flux, moment, work), jnp.stack(payload, -1)
+    flux, moment, work, *payload = _sum_columns(grid, mode, (grid.gaps(s, tau),), (theta, *values), near, visit)
+    return *through_logits(s, tau, flux, moment, work), jnp.stack(payload, -1)
 
 
 def centre_pass(mode, s, tau, theta, v):
@@ -224,7 +226,7 @@ def centre_pass(mode, s, tau, theta, v):
         q = mode.phi(drops[0] - own[0], 1)
         return q, *(q * (b - a) for b, a in zip(near, own[1:], strict=True))
 
-    slope, *sums = _sum_rows(grid, mode, (grid.gaps(s, tau),), theta, values, values, visit)
+    slope, *sums = _sum_rows(grid, mode, (grid.gaps(s, tau),), (theta, *values), values, visit)
     return jnp.stack(sums, -1) / slope[..., None]
 
 
@@ -236,7 +238,7 @@ def _theta_tangent(grid, mode, paths, theta, shift):
         q = mode.phi(drops[0] - own[0], 1)
         return q, q * (drops[1] + (near[0] - own[1]))
 
-    slope, total = _sum_rows(grid, mode, paths, theta, (shift,), (shift,), visit)
+    slope, total = _sum_rows(grid, mode, paths, (theta, shift), (shift,), visit)
     return total / slope
 
 
@@ -255,7 +257,7 @@ def cols_tangent_pass(mode, s, tau, theta, w, ds, dtau, dw):
         return tuple(q * x + p * t for x, t in zip(near[2 : d + 2], near[d + 2 :], strict=True))
 
     near = [moved, *_columns(grid, w), *_columns(grid, dw)]
-    return jnp.stack(_sum_columns(grid, mode, paths, theta, (shift,), near, visit), -1)
+    return jnp.stack(_sum_columns(grid, mode, paths, (theta, shift), near, visit), -1)
 
 
 # ---------------------------------------------------------------- the column-normalised rank
@@ -270,7 +272,7 @@ def rank_pass(mode, s, tau, theta):
         p = mode.phi(drops[0] - near[0], 0)
         return p, k * p
 
-    mass, moment = _sum_columns(grid, mode, (grid.gaps(s, tau),), theta, (), (), visit)
+    mass, moment = _sum_columns(grid, mode, (grid.gaps(s, tau),), (theta,), (), visit)
     return moment / mass, mass
 
 
@@ -285,7 +287,7 @@ def rank_tangent_pass(mode, s, tau, theta, offset, mass, ds, dtau):
         q = mode.phi(drops[0] - near[0], 1) * (drops[1] + own[1] - near[1])
         return (q * (k - own[2]),)
 
-    return _sum_columns(grid, mode, paths, theta, (shift, grid.flat(offset)), (moved,), visit)[0] / mass
+    return _sum_columns(grid, mode, paths, (theta, shift, grid.flat(offset)), (moved,), visit)[0] / mass
 
 
 def rank_cotangent_pass(mode, s, tau, theta, offset, mass, rho):
@@ -298,12 +300,12 @@ def rank_cotangent_pass(mode, s, tau, theta, offset, mass, rho):
         q = mode.phi(drops[0] - own[0], 1)
         return q, q * ((-k - near[0]) * near[1])
 
-    slope, total = _sum_rows(grid, mode, paths, theta, (), (offset, scale), visit_row)
+    slope, total = _sum_rows(grid, mode, paths, (theta,), (offset, scale), visit_row)
 
     def visit_column(k, drops, near, own):
         q = mode.phi(drops[0] - near[0], 1) * ((k - own[1]) * own[2] - near[1])
         return q, k * q, _work(q, drops[0])
 
     centre = grid.flat(total / slope)
-    sums = _sum_columns(grid, mode, paths, theta, (offset, scale), (centre,), visit_column)
-    return _through_logits(s, tau, *sums)
+    sums = _sum_columns(grid, mode, paths, (theta, offset, scale), (centre,), visit_column)
+    return through_logits(s, tau, *sums)
