@@ -72,7 +72,7 @@ def counted(entries: int) -> Iterator[Callable[[], Passes]]:
         jax.effects_barrier()
         return Passes(round(found["entries"] / entries), found["sums"] - found["products"], found["products"])
 
-    with patch.multiple(stream, project=projected, received=received, _curved=product):
+    with patch.multiple(newton_cg, project=projected, received=received, _curved=product):
         yield result
 
 

@@ -27,9 +27,32 @@ def _sort_pairs(x: Keys) -> tuple[Keys, Int[Array, "batch n"]]:
 
 
 def _sort_by_index(x: Keys) -> tuple[Keys, Int[Array, "batch n"]]:
-    """Keeps the index where a caller drops it: XLA's CPU sort of keys alone takes 1.3 times as long [measured]."""
-    permutation = _sort_pairs(x)[1]
+    permutation = _sort_pairs(_integers(x))[1]
     return gather(x, permutation), permutation
+
+
+def _integers(x: Float[Array, "*batch n"]) -> Int[Array, "*batch n"]:
+    """Integers in the order of the floats, -0 and 0 alike and NaN last, as `lax.sort` has them.
+
+    XLA's CPU sort takes 2.3 times as long for floats and an index, 5 times for floats alone [measured]: it calls a
+    comparison of many steps.
+    """
+    kind = jnp.dtype(f"int{8 * x.dtype.itemsize}")
+    bits, largest = lax.bitcast_convert_type(x, kind), jnp.iinfo(kind).max
+    ascending = jnp.where(bits < 0, jnp.bitwise_xor(bits, largest) + 1, bits)  # -0 becomes 0
+    return jnp.where(jnp.isnan(x), largest, ascending)
+
+
+def _floats(integers: Int[Array, "*batch n"], dtype: jnp.dtype) -> Float[Array, "*batch n"]:
+    """The inverse of `_integers`, but for the sign of 0."""
+    bits = jnp.where(integers < 0, jnp.bitwise_xor(integers - 1, jnp.iinfo(integers.dtype).max), integers)
+    return lax.bitcast_convert_type(bits, dtype)
+
+
+def sorted_keys(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """Ascending keys of every row, without a derivative."""
+    by_integers = lambda x: _floats(lax.sort(_integers(x), dimension=x.ndim - 1), x.dtype)
+    return lax.platform_dependent(lax.stop_gradient(x), cpu=by_integers, default=partial(jnp.sort, axis=-1))
 
 
 @sort_with_permutation.defjvp

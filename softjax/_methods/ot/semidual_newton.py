@@ -27,6 +27,7 @@ from ..._modes import Mode
 from ..._sharding import vary_alike
 from ..._types import Bool, Float, Int
 from ..base import SolverInfo
+from ..hard_sort import sorted_keys
 
 _MAX_STEPS = 60
 _NEVER = -1e30
@@ -132,7 +133,7 @@ def start(problem: Problem, cumsum: Callable[..., Array] = jnp.cumsum) -> Potent
 
 def midway(y: Keys, take: Callable[[Keys, Any], Array], cuts: Any) -> Array:
     """Midway between the sorted keys before and after each cut; `take` picks some of them."""
-    s = jnp.sort(lax.stop_gradient(y), axis=-1)
+    s = sorted_keys(y)
     return (take(s, cuts - 1) + take(s, cuts)) / 2
 
 

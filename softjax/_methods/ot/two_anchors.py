@@ -18,6 +18,7 @@ from ..._modes import Mode
 from ..._sharding import vary_alike
 from ..._types import Float
 from ..base import SolverInfo
+from ..hard_sort import sorted_keys
 from .semidual_newton import no_tangent
 
 Keys = Float[Array, "batch n"]
@@ -42,7 +43,7 @@ def pair_mask(mode: Mode, y: Keys, k: PerRow, tau: PerRow) -> tuple[Keys, Solver
 def _margin(mode: Mode, y: Keys, k: PerRow, tau: PerRow) -> Keys:
     """2 (y - t) / tau with the hard threshold t, which carries no derivative: c makes up for whatever it is."""
     n = y.shape[-1]
-    s = jnp.sort(lax.stop_gradient(y), axis=-1)
+    s = sorted_keys(y)
     below = jnp.clip(n - lax.stop_gradient(k), 0, n)  # elements outside of the mask, not always a whole number
     upper = jnp.minimum(jnp.floor(below), n - 1).astype(jnp.int32)
     lower = jnp.clip(jnp.ceil(below) - 1, 0, n - 1).astype(jnp.int32)
