@@ -139,7 +139,7 @@ def show_transport() -> None:
     for n in (2048, 4096, 8192):
         case = Case("sort", "ot", (1, n))
         x, least = case.keys(), newton_cg._KEYS
-        with patch.object(stream, "_KEYS", 1):
+        with patch.object(newton_cg, "_KEYS", 1):
             small = milliseconds(case.value_and_gradient(), x, repeats=2)
         large = milliseconds(case.value_and_gradient(), x, repeats=2)
         print(f"ot sort 1 x {n:,} with gradient: {large:.0f} ms; in blocks of fewer than {least} keys {small:.0f} ms")
