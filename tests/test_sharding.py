@@ -31,7 +31,7 @@ PLAIN = [
     "transpose softsort smooth None",
 ]
 KERNELS = [
-    "sort softsort smooth pallas_interpret",
+    "argsort softsort smooth pallas_interpret",
     "argsort softsort c1 pallas_interpret",
     "max neuralsort smooth pallas_interpret",
     "top_k ot smooth pallas_interpret",
