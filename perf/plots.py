@@ -50,7 +50,7 @@ def multiples(records: list[dict], path: Path) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("time / time of jnp.sort")
-    axes.legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
     save(figure, path)
 
 
