@@ -66,7 +66,7 @@ def test_an_override_is_what_compiles(monkeypatch):
             "columns by columns": 8,
         }
     assert before == {(32, 64)} and within == {(8, 16), (16, 8)} and tiles()[0] == before
-    unit = suite.rounding("neuralsort", np.asarray(x))
+    unit = suite.rounding("neuralsort", np.asarray(x))  # its logits are sums over a block of rows, which tiles decide
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=unit * np.abs(a).max())
 

@@ -117,16 +117,13 @@ def _turned(mode: Mode, p: Plan, dz: Plan) -> Plan:
     return w * (dz - (mean if mode.degree is None else mean / jnp.sum(w, axis=1, keepdims=True)))
 
 
-def start(problem: Problem, cumsum: Callable[..., Array] = jnp.cumsum) -> Potentials:
-    """The dual of the hard problem: two anchors' logits are equal at the boundary of their cells.
-
-    `cumsum` where another form suits a compiler better.
-    """
+def start(problem: Problem) -> Potentials:
+    """The dual of the hard problem: two anchors' logits are equal at the boundary of their cells."""
     y, anchors, masses, tau, boundaries = problem
     if boundaries is None:
         cuts = jnp.clip(jnp.cumsum(masses)[:-1].astype(int), 1, y.shape[-1] - 1)
         boundaries = midway(y, partial(jnp.take, axis=-1), cuts)
-    psi = cumsum(jnp.diff(anchors)[None] * (1 - 2 * boundaries), axis=-1) * (1 / tau[:, None])
+    psi = jnp.cumsum(jnp.diff(anchors)[None] * (1 - 2 * boundaries), axis=-1) * (1 / tau[:, None])
     psi = jnp.concatenate([jnp.zeros_like(psi[:, :1]), psi], axis=-1)
     return psi - jnp.mean(psi, axis=-1, keepdims=True)
 

@@ -15,14 +15,12 @@ def scan_of(implementation: str) -> Callable[..., Any]:
     return doubled if implementation in PORTABLE else lax.associative_scan
 
 
-def doubled(combine: Callable[..., Any], elements: Any, reverse: bool = False, axis: int = 0) -> Any:
+def doubled(combine: Callable[..., Any], elements: Any, axis: int = 0) -> Any:
     """`lax.associative_scan` where zeros are neutral, as a loop over log n steps of the whole length.
 
     XLA sets 16 kB of a TPU's memory aside for every operation that has several results, and those of
     `lax.associative_scan` are many and small.
     """
-    flip = (lambda tree: jax.tree.map(lambda a: lax.rev(a, (axis,)), tree)) if reverse else lambda tree: tree
-    elements = flip(elements)
     n = jax.tree.leaves(elements)[0].shape[axis]
 
     def earlier(a, distance):
@@ -32,4 +30,4 @@ def doubled(combine: Callable[..., Any], elements: Any, reverse: bool = False, a
     def step(k, state):
         return combine(jax.tree.map(lambda a: earlier(a, 1 << k), state), state)
 
-    return flip(lax.fori_loop(0, (n - 1).bit_length(), step, elements))
+    return lax.fori_loop(0, (n - 1).bit_length(), step, elements)
