@@ -21,7 +21,7 @@ SEAM = {
     "softjax_pallas": (
         "softjax",
         {
-            *("_fused", "_modes", "_primitive", "_types"),
+            *("_dispatch", "_kernel_form", "_modes", "_primitive", "_types"),
             *("_methods.base", "_methods.hard_sort", "_methods.ties", "_methods.softsort.definition"),
             *("_methods.neuralsort.band.passes", "_methods.ot.method", "_methods.ot.semidual_newton"),
         },

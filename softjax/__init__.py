@@ -34,6 +34,7 @@ from ._logic import logical_or as logical_or
 from ._logic import logical_xor as logical_xor
 from ._mask import bottom_k_mask as bottom_k_mask
 from ._mask import top_k_mask as top_k_mask
+from ._methods.base import AbstractMethod as AbstractMethod
 from ._methods.base import SolverInfo as SolverInfo
 from ._permutation import SoftPermutation as SoftPermutation
 from ._permutation import soft_permutation as soft_permutation

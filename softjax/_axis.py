@@ -35,6 +35,9 @@ class Span:
     start: Any
     stop: Any
 
+    def __jax_array__(self) -> Array:
+        return jnp.arange(self.start, self.stop)
+
 
 def neighbours(start: Any, stop: Any) -> range | Span:
     """The ranks from start to stop - 1."""
@@ -43,13 +46,11 @@ def neighbours(start: Any, stop: Any) -> range | Span:
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array of `shape` becomes rows along `axes`, and how results find their way back.
-
-    `flat` says that the operator flattens its input (axis=None) instead of working along one axis.
-    """
+    """How an array of `shape` becomes rows along `axes`, and how results find their way back, in its dtype."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
+    dtype: jnp.dtype
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -70,21 +71,18 @@ class Layout:
         tau = _check.softness(value, self.batch_shape, dtype, against="the input's shape without `axis`", hard=hard)
         return jnp.broadcast_to(tau, self.batch_shape)
 
-    def reduced(self, y: Float[Array, "*batch"], keepdims: bool) -> Array:
-        """One value per row, in the input's shape without the reduced axes."""
+    def reduced(self, y: Float[Array, "..."], keepdims: bool) -> Array:
+        """One value per row, or one distribution: the input's shape without the reduced axes, then n."""
+        y = y.astype(self.dtype)
         return jnp.expand_dims(y, self.axes) if keepdims else y
-
-    def reduced_index(self, p: Float[Array, "*batch n"], keepdims: bool) -> Array:
-        """One distribution per row: the input's shape without the reduced axes, then n."""
-        return jnp.expand_dims(p, self.axes) if keepdims else p
 
     def along(self, y: Float[Array, "*batch r"]) -> Array:
         """r values per row, along the softened axis."""
-        return jnp.moveaxis(y, -1, self.axes[0])
+        return jnp.moveaxis(y.astype(self.dtype), -1, self.axes[0])
 
     def along_index(self, p: Float[Array, "*batch r n"]) -> Array:
         """r distributions per row: along the softened axis, then n."""
-        return jnp.moveaxis(p, -2, self.axes[0])
+        return jnp.moveaxis(p.astype(self.dtype), -2, self.axes[0])
 
 
 def refuse_symbol(n: Any) -> NoReturn:
@@ -99,14 +97,14 @@ def layout_along(x: jax.Array, axis: int | None, name: str = "axis") -> tuple[Ar
     """x and its layout for an operator that keeps the axis; axis=None flattens x first."""
     if axis is None:
         x, axis = whole_along(x, range(x.ndim)).reshape(-1), 0
-    layout = Layout(x.shape, (_check.axis(name, axis, x.ndim),))
+    layout = Layout(x.shape, (_check.axis(name, axis, x.ndim),), x.dtype)
     _not_empty(layout)
     return x, layout
 
 
 def layout_reduced(x: jax.Array, axis: Axis) -> Layout:
     """The layout for an operator that reduces `axis`."""
-    layout = Layout(x.shape, reduced_axes(axis, x.ndim))
+    layout = Layout(x.shape, reduced_axes(axis, x.ndim), x.dtype)
     _not_empty(layout)
     return layout
 

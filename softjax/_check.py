@@ -70,7 +70,7 @@ def softness(value: Any, shape: tuple[int, ...], dtype: Any, *, against: str, ha
     """
     value = 1.0 if hard and value is None else value
     positive("softness", value, or_zero=hard)
-    largest, tiny = float(jnp.finfo(dtype).max), float(jnp.finfo(dtype).tiny)
+    tiny, largest = _softness_range(dtype)
     if is_concrete(value):  # no NaN is built for what is known to be legal: jax_debug_nans would stop there
         numbers = np.asarray(value).astype(np.float64)
         inside = np.clip(numbers, tiny, largest)
@@ -80,12 +80,17 @@ def softness(value: Any, shape: tuple[int, ...], dtype: Any, *, against: str, ha
     return broadcast("softness", jnp.ones_like(tau) if hard else tau, shape, against=against)
 
 
+def _softness_range(dtype: Any) -> tuple[float, float]:
+    """From the smallest normal number to half of the largest: a ramp at 0 is up to 5/4 of the softness."""
+    return float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max) / 2
+
+
 @partial(jax.jit, inline=True)
 def _positive_or_nan(tau: jax.Array) -> jax.Array:
-    limits = jnp.finfo(tau.dtype)
     # Arithmetic takes a subnormal number for 0; its bits, read as an integer, are above 0.
-    above_zero = lax.bitcast_convert_type(tau, f"int{limits.bits}") > 0
-    inside = lax.clamp(jnp.asarray(limits.tiny, tau.dtype), tau, jnp.asarray(limits.max, tau.dtype))
+    above_zero = lax.bitcast_convert_type(tau, f"int{jnp.finfo(tau.dtype).bits}") > 0
+    tiny, largest = (jnp.asarray(limit, tau.dtype) for limit in _softness_range(tau.dtype))
+    inside = lax.clamp(tiny, tau, largest)
     return jnp.where(above_zero, inside, jnp.full_like(tau, jnp.nan))
 
 

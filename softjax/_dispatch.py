@@ -7,15 +7,14 @@ call that may run one; Pallas itself by the first that does.
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import jax
 
 from . import _check
-from ._fused import run_where
-from ._methods import Method
-from ._methods.base import Forms
+from ._kernel_form import run_where
 from ._primitive import PLATFORMS, Target
 
 OWN = {
@@ -52,60 +51,79 @@ def choose(implementation: str | None) -> Explanation:
     return Explanation(implementation, f"asked for by `implementation`: {IMPLEMENTATIONS[implementation]}")
 
 
-OPS = ("rows", "apply", "rank", "mask")
-
-
 @dataclass(frozen=True)
-class Fused:
-    """A form that may run as a kernel: the named one, or with None the one that suits where the program runs."""
+class Form:
+    """One function of a method, compared by value: a part of a program's cache key."""
 
-    method: str
+    method: Any
     op: str
-    implementation: str | None
-    plain: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
+        return getattr(self.method, self.op)(*arguments)
+
+
+def by_kernels(form: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates a function of methods: of an `automatic` one, a kernel may be chosen where a program is lowered."""
+    op = form.__name__
+
+    @wraps(form)
+    def chosen(self: Any, *arguments: Any) -> Any:
+        if not self.automatic:
+            return form(self, *arguments)
         import softjax_pallas
 
-        if self.implementation is not None:
-            return getattr(softjax_pallas.forms(self.method, self.implementation), self.op)(*arguments)
-        assert self.plain is not None
-        sources = softjax_pallas._selection.sources(self.method, self.op, self.plain, *arguments)
-        return run_where(sources, self.plain, *arguments) if sources else self.plain(*arguments)
+        note(None, self.name, op, *arguments)
+        plain = Form(self.plain, op)
+        sources = softjax_pallas.sources(self.name, op, plain, *arguments)
+        return run_where(sources, plain, *arguments) if sources else plain(*arguments)
 
-    def explain(self, target: Target, *arguments: Any) -> Explanation:
-        """What runs on a target."""
-        import softjax_pallas
-
-        found, reason = self.implementation, choose(self.implementation).reason
-        if found is None:
-            found, reason = softjax_pallas._selection.pick(self.method, self.op, target, *arguments)
-        if found is None:
-            return Explanation("xla", f"the fast form in plain JAX: {reason}")
-        return Explanation(found, reason, softjax_pallas.tiles(self.method, self.op, found, *arguments))
+    return chosen
 
 
-def forms(method: Method, implementation: str | None) -> Forms:
-    """The forms of a method by an implementation, or each by the one that suits where the program runs."""
-    if implementation in OWN:
-        return method.forms(implementation)
+def implemented(method: Any, implementation: str | None) -> Any:
+    """The method as `implementation` says; with None its functions choose where a program is lowered."""
+    choose(implementation)
     if implementation is None:
-        return replace(method.xla, **{op: Fused(method.name, op, None, getattr(method.xla, op)) for op in method.fused})
+        return method
+    if implementation in OWN:
+        return method.plain if implementation == "xla" else method.definition
     import softjax_pallas
 
-    theirs = softjax_pallas.forms(method.name, implementation)
-    there = [op for op in OPS if getattr(theirs, op) is not None]
-    return replace(theirs, **{op: Fused(method.name, op, implementation) for op in there})
+    return softjax_pallas.named(method, implementation)
 
 
-_noted: ContextVar[list[tuple[Fused, tuple]] | None] = ContextVar("noted", default=None)
+Note = tuple[str | None, str, str, tuple]
+_explaining: ContextVar[list[Note] | None] = ContextVar("explaining", default=None)
+_notes: ContextVar[list[Note] | None] = ContextVar("notes", default=None)
 
 
-def note(form: Any, *arguments: Any) -> None:
-    """Tell `explain`, where it listens, that a call runs a form."""
-    notes = _noted.get()
-    if notes is not None and isinstance(form, Fused):
-        notes.append((form, arguments))
+def show(form: Form, *arguments: Any) -> None:
+    """Let `explain`, where it listens, see what a form comes to, on types with all rows in one batch."""
+    if (notes := _explaining.get()) is None:
+        return
+    token = _notes.set(notes)
+    try:
+        _trace(form, arguments, {})
+    finally:
+        _notes.reset(token)
+
+
+def note(implementation: str | None, method: str, op: str, *arguments: Any) -> None:
+    """Tell `explain` which implementation a function of a method runs by, None for one that may be chosen."""
+    if (notes := _notes.get()) is not None:
+        types = (jax.ShapeDtypeStruct(a.shape, a.dtype) if isinstance(a, jax.Array) else a for a in arguments)
+        notes.append((implementation, method, op, tuple(types)))
+
+
+def _explained(note: Note, target: Target) -> Explanation:
+    import softjax_pallas
+
+    (found, method, op, arguments), reason = note, choose(note[0]).reason
+    if found is None:
+        found, reason = softjax_pallas.pick(method, op, target, *arguments)
+    if found is None:
+        return Explanation("xla", f"the fast form in plain JAX: {reason}")
+    return Explanation(found, reason, softjax_pallas.tiles(method, op, found, *arguments))
 
 
 def explain(operator: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Explanation:
@@ -124,15 +142,15 @@ def explain(operator: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Expla
         name = getattr(operator, "__name__", operator)
         raise TypeError(f"`operator` (={name}) must be an operator with an `implementation` argument.")
     chosen = choose(bound.arguments["implementation"])
-    token = _noted.set([])
+    token = _explaining.set([])
     try:
         _trace(operator, args, kwargs)
-        notes = _noted.get() or []
+        notes = _explaining.get() or []
     finally:
-        _noted.reset(token)
+        _explaining.reset(token)
     device = jax.devices()[0]
     target = Target(PLATFORMS.get(str(device.platform), str(device.platform)), device)
-    found = [form.explain(target, *arguments) for form, arguments in notes]
+    found = [_explained(note, target) for note in notes]
     return next((e for e in found if e.implementation != "xla"), found[0] if found else chosen)
 
 

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from . import _check
 from ._axis import layout_along
-from ._soft_rows import Softening, enter
+from ._permutation import Choice, chosen, soften
 from ._types import Implementation, MethodName, ModeName, Softness
 
 
@@ -43,8 +43,8 @@ def top_k_mask(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** Xie et al., arXiv:2002.06504, with two anchors; docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _mask(operand, k, axis, softening, sign=1)
+    how = chosen(mode, method, standardize, implementation)
+    return _mask(operand, k, axis, softness, how, sign=1)
 
 
 def bottom_k_mask(
@@ -65,17 +65,17 @@ def bottom_k_mask(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** see `top_k_mask`.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _mask(operand, k, axis, softening, sign=-1)
+    how = chosen(mode, method, standardize, implementation)
+    return _mask(operand, k, axis, softness, how, sign=-1)
 
 
-def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softening: Softening, sign: int) -> Array:
+def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softness: Softness, how: Choice, sign: int) -> Array:
     x, layout = layout_along(_check.real("operand", operand), axis)
-    soft = enter(sign * x, layout, softening, index=False)
+    p = soften(sign * x, layout, softness, how)
     size = _check.between("k", k, 0, layout.n if isinstance(layout.n, int) else math.inf)
-    per_row = _check.broadcast("k", size.astype(soft.tau.dtype), layout.batch_shape, against="operand without `axis`")
+    per_row = _check.broadcast("k", size.astype(p.dtype), layout.batch_shape, against="operand without `axis`")
     wanted = jnp.broadcast_to(per_row, layout.batch_shape)
     if not _check.is_concrete(k):  # a NaN makes its row NaN: a softness of NaN does, in every form
         spoil = jnp.where(jnp.isnan(wanted), wanted, jnp.zeros_like(wanted))
-        soft = replace(soft, prepared=soft.prepared._replace(tau=soft.tau + spoil))
-    return layout.along(soft.mask(wanted)).astype(x.dtype)
+        p = replace(p, softness=p.softness + spoil)
+    return layout.along(p.mask(wanted))

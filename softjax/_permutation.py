@@ -1,30 +1,72 @@
-"""The soft permutation itself, lazily: a linear operator whose rows are the soft order statistics.
+"""The soft permutation, lazily: the linear operator that every array operator is an application of.
 
-Every array operator is this one applied: sort(x) = P @ x, argsort(x) = P.todense(), top_k(x, k) = P[:-k - 1:-1] @ x.
+sort(x) = P @ x      top_k(x, k) = P[:-k - 1:-1] @ x, P[:-k - 1:-1]      argsort(x) = P      max(x) = P[-1] @ x
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Span, layout_along, neighbours, refuse_symbol
-from ._methods.base import SolverInfo, count
-from ._soft_rows import Softening, SoftRows, enter
+from ._axis import Layout, layout_along, neighbours, refuse_symbol
+from ._dispatch import Form, implemented, show
+from ._methods import METHODS
+from ._methods.base import AbstractMethod, Ranks, SolverInfo, count, multiply
+from ._methods.hard import HARD
+from ._methods.non_finite import ExtremesOf, finite_part, known_harmless
+from ._methods.preprocess import Prepared, as_they_are, prepare, restored
+from ._modes import MODES, Mode
+from ._primitive import Applied
+from ._sharding import over_rows
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
+
+
+class Choice(NamedTuple):
+    """What the names that a caller gave stand for. The mode is None for the hard order."""
+
+    mode: Mode | None
+    method: AbstractMethod
+    standardize: bool
+
+
+def chosen(
+    mode: ModeName, method: MethodName, standardize: bool | None, implementation: Implementation | None
+) -> Choice:
+    """The mode, and the method as the implementation has it: looked up once, and no name is compared below."""
+    entry = _check.choice("mode", mode, MODES)
+    found = _method(method)
+    if standardize is not None:
+        _check.flag("standardize", standardize)
+    found = implemented(found, implementation)
+    if entry is None:
+        return Choice(None, HARD, False)
+    return Choice(entry, found, found.standardize if standardize is None else standardize)
+
+
+def _method(method: Any) -> AbstractMethod:
+    if isinstance(method, AbstractMethod):
+        try:
+            hash(method)
+        except TypeError as error:
+            raise TypeError(f"`method` (={method!r}) must be hashable, as a frozen dataclass is.") from error
+        return method
+    if not (isinstance(method, str) and method in METHODS):
+        _check.wrong("method", method, f"one of {', '.join(map(repr, METHODS))}, or an instance of `AbstractMethod`")
+    return METHODS[method]
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["keys", "softness"],
-    meta_fields=["ranks", "mode", "method", "standardize", "implementation"],
+    meta_fields=["ranks", "descending", "mode", "method", "standardize"],
 )
 @dataclass(frozen=True, eq=False)
 class SoftPermutation:
@@ -40,11 +82,11 @@ class SoftPermutation:
 
     keys: Float[Array, "*batch n"]
     softness: Float[Array, "*batch"]
-    ranks: range | Span
-    mode: ModeName
-    method: MethodName
-    standardize: bool | None
-    implementation: Implementation | None
+    ranks: Ranks
+    descending: bool
+    mode: Mode | None
+    method: AbstractMethod
+    standardize: bool
 
     __array_ufunc__ = None  # a NumPy array leaves `y @ P` to P
 
@@ -69,7 +111,7 @@ class SoftPermutation:
         return Transposed(self)
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._listed)
 
     def __iter__(self) -> Iterator[SoftIndex]:
         """The rows of `todense()`."""
@@ -81,17 +123,18 @@ class SoftPermutation:
     def __getitem__(self, key: Any) -> "SoftPermutation | SoftIndex":
         if isinstance(key, slice):
             try:
-                ranks = self._known[key]
+                ranks = self._listed[key]
             except TypeError as error:
                 raise TypeError(f"`key` (={key}) must have static integers: `top_k_mask` takes a traced k.") from error
             if len(ranks) == 0 or (len(ranks) > 1 and abs(ranks.step) != 1):
                 _check.wrong("key", key, f"a slice of step 1 or -1 that keeps some of the {len(self)} ranks")
-            return replace(self, ranks=ranks)
+            first, last = sorted((ranks[0], ranks[-1]))
+            return replace(self, ranks=range(first, last + 1), descending=ranks[0] > ranks[-1])
         try:
             i = _check.integer("key", key, -len(self), len(self) - 1, why=", the ranks there are")
         except ValueError as error:  # what loops and converters expect past the end
             raise IndexError(str(error)) from None
-        return replace(self, ranks=range(self._known[i], self._known[i] + 1)).todense()[..., 0, :]
+        return ranked(self, self._listed[i], self._listed[i] + 1).todense()[..., 0, :]
 
     def __matmul__(self, y: "ArrayLike | SoftPermutation | Transposed") -> Array:
         return self._applied(y, transposed=False)
@@ -101,33 +144,74 @@ class SoftPermutation:
 
     def todense(self) -> SoftIndex:
         """The matrices, (..., r, n)."""
-        p = self._soft(self.keys, self.softness, index=True).rows(self._ascending)
-        return self._in_order(p)
+        return self._in_order(self._run("rows", self._prepared())).astype(self.dtype)
+
+    def values(self, gated_grad: bool = True) -> Float[Array, "*batch r"]:
+        """P @ keys, the soft order statistics; `gated_grad` False stops the gradient through P."""
+        prepared = self._prepared()
+        payload = None if gated_grad and not self.standardize else prepared.finite[..., None]
+        soft = self._run("apply", prepared if gated_grad else _fixed(prepared), payload)
+        return self._in_order(restored(soft[..., 0], prepared), axis=-1).astype(self.dtype)
+
+    def values_and_rows(self, gated_grad: bool = True) -> tuple[Float[Array, "*batch r"], SoftIndex]:
+        """`values` and `todense`, of one solve where values are made of rows anyway."""
+        prepared = self._prepared()
+        finite = prepared.finite[..., None]
+        soft, rows = self._run("values_and_rows", prepared, finite if self.standardize else None)
+        if not gated_grad:
+            soft = multiply(lax.stop_gradient(rows), finite)
+        values = self._in_order(restored(soft[..., 0], prepared), axis=-1)
+        return values.astype(self.dtype), self._in_order(rows).astype(self.dtype)
+
+    def values_and_product(
+        self, payload: Float[Array, "*batch n d"], gated_grad: bool = True
+    ) -> tuple[Float[Array, "*batch r"], Float[Array, "*batch r d"]]:
+        """`values` and P @ payload, of one product."""
+        prepared = self._prepared()
+        columns = jnp.concatenate([prepared.finite[..., None], payload.astype(prepared.finite.dtype)], axis=-1)
+        y = self._in_order(self._product("apply", prepared if gated_grad else _fixed(prepared), columns))
+        return restored(y[..., 0], prepared).astype(self.dtype), y[..., 1:].astype(payload.dtype)
+
+    def rank(self) -> Float[Array, "*batch n"]:
+        """Zero-based ascending ranks of the elements, by all rows of P."""
+        return self._run("rank", self._prepared()).astype(self.dtype)
+
+    def mask(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
+        """The sum of the last k of all rows of P, k real; in [0, 1] where the method has a mask of its own."""
+        return self._run("mask", self._prepared(), k).astype(self.dtype)
 
     def solver_info(self) -> SolverInfo:
         """How the solver of these ranks fares, for a method that has one: runs it and reports for each batch row."""
-        soft = self._soft(self.keys, self.softness)
-        return soft.solver_info(self._ascending)
+        return self._run("solver_info", self._prepared())
 
     @property
-    def _known(self) -> range:
-        """`ranks`, to pick some of them."""
-        return self.ranks if isinstance(self.ranks, range) else refuse_symbol(self.shape[-1])
+    def _listed(self) -> range:
+        """The ranks in their order, to pick some of them."""
+        ranks = self.ranks if isinstance(self.ranks, range) else refuse_symbol(self.shape[-1])
+        return ranks[::-1] if self.descending else ranks
 
-    @property
-    def _ascending(self) -> range | Span:
-        if isinstance(self.ranks, Span):
-            return self.ranks
-        first, last = sorted((self.ranks[0], self.ranks[-1]))
-        return range(first, last + 1)
+    def _in_order(self, rows: Array, axis: int = -2) -> Array:
+        """From ascending ranks to those of P, and back."""
+        return jnp.flip(rows, axis) if self.descending else rows
 
-    def _in_order(self, rows: Array) -> Array:
-        """From ascending ranks to those of `ranks`, and back."""
-        return rows if isinstance(self.ranks, Span) or self.ranks[-1] >= self.ranks[0] else rows[..., ::-1, :]
+    def _prepared(self) -> Prepared:
+        """The keys as a method can work on them."""
+        x = self.keys.astype(_check.compute_dtype(self.dtype))
+        return as_they_are(x, self.softness) if self.mode is None else prepare(x, self.softness, self.standardize)
 
-    def _soft(self, keys: Array, softness: Array, *, index: bool = False) -> SoftRows:
-        softening = Softening(softness, self.mode, self.method, self.standardize, self.implementation)
-        return enter(keys, layout_along(keys, -1)[1], softening, index=index)
+    def _run(self, op: str, prepared: Prepared, *given: Array | None) -> Any:
+        """A function of the method: of the keys, the ranks where it takes them, what is given, and the softness."""
+        ranks = None if op in ("rank", "mask") else self.ranks
+        return _call(Form(self.method, op), self.mode, ranks, prepared.keys, *given, prepared.tau)
+
+    def _product(self, op: str, prepared: Prepared, payload: Array) -> Array:
+        """Rows of P, or their transpose, times a payload that may hold infinities and NaN."""
+        if self.method.selects or known_harmless(payload):
+            return self._run(op, prepared, payload)
+        extremes = ExtremesOf(Form(self.method.plain, op))
+        added = _call(extremes, self.mode, self.ranks, prepared.keys, payload, prepared.tau)
+        finite, unit = finite_part(prepared.keys, payload)
+        return self._run(op, prepared, finite) * unit + added
 
     def _applied(self, y: "ArrayLike | SoftPermutation | Transposed", transposed: bool) -> Array:
         y = _check.real("y", _dense(y))
@@ -138,16 +222,63 @@ class SoftPermutation:
             _check.wrong("y.shape", y.shape, f"({size},) or (..., {size}, d)")
         batch = _check.batch("y", columns.shape[:-2], self.keys.shape[:-1])
         wide = jnp.promote_types(_check.compute_dtype(self.dtype), _check.compute_dtype(y.dtype))
-        soft = self._soft(
-            jnp.broadcast_to(self.keys, (*batch, n)).astype(wide), jnp.broadcast_to(self.softness, batch).astype(wide)
-        )
         columns = jnp.broadcast_to(columns, (*batch, *columns.shape[-2:])).astype(wide)
+        softness = jnp.broadcast_to(self.softness, batch).astype(wide)
+        p = replace(self, keys=jnp.broadcast_to(self.keys, (*batch, n)).astype(wide), softness=softness)
         if transposed:
-            out = soft.apply_transposed(self._ascending, self._in_order(columns))
+            out = p._product("transposed", p._prepared(), p._in_order(columns))
         else:
-            out = self._in_order(soft.apply(self._ascending, columns))
+            out = p._in_order(p._product("apply", p._prepared(), columns))
         out = out.astype(jnp.promote_types(self.dtype, y.dtype))
         return out[..., 0] if y.ndim == 1 else out
+
+
+def ranked(p: SoftPermutation, start: Any, stop: Any, *, descending: bool = False) -> SoftPermutation:
+    """The rows of P of the ranks from start to stop - 1."""
+    return replace(p, ranks=neighbours(start, stop), descending=descending)
+
+
+def _fixed(prepared: Prepared) -> Prepared:
+    """The same without a gradient through P."""
+    changed = {"finite": prepared.finite} if prepared.standard is None else {"standard": prepared.standard}
+    return prepared._replace(**lax.stop_gradient(changed | {"tau": prepared.tau}))
+
+
+_LINEAR = ("apply", "transposed")
+
+
+def _call(form: Any, mode: Mode | None, ranks: Ranks | None, keys: Array, *rest: Array | None) -> Any:
+    """form(keys, [ranks], *rest, mode), compiled: an eager call compiles it once for each shape."""
+    n, given = keys.shape[-1], () if ranks is None else (ranks,)
+    shapes = [None if a is None else _of_rows(a, keys.ndim - 1) for a in (keys, *rest)]
+    show(form, shapes[0], *given, *shapes[1:], mode)
+    run = _with_traced_ranks if isinstance(ranks, jax.Array) else _with_static_ranks
+    if isinstance(n, int):
+        return run(form, mode, ranks, keys, *rest)
+    try:
+        return run(form, mode, ranks, keys, *rest)
+    except Exception:  # of whatever kind: it comes of a symbol where a form counts
+        refuse_symbol(n)
+
+
+def _of_rows(a: Array, lead: int) -> jax.ShapeDtypeStruct:
+    """The type of an array whose `lead` batch axes are one."""
+    return jax.ShapeDtypeStruct((math.prod(a.shape[:lead]), *a.shape[lead:]), a.dtype)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
+def _with_static_ranks(form, mode, ranks, keys, *rest):
+    given = () if ranks is None else (ranks,)
+    if form.op in _LINEAR and rest[0] is not None:
+        payload, tau = rest
+        return over_rows(Applied(form, ranks, mode, payload.shape[-2]), keys, tau, payload)
+    return over_rows(lambda keys, *rest: form(keys, *given, *rest, mode), keys, *rest)
+
+
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _with_traced_ranks(form, mode, ranks, keys, *rest):
+    call = lambda keys, *rest: form(keys, rest[-1], *rest[:-1], mode)
+    return over_rows(call, keys, *rest, shared=(ranks,))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["T"], meta_fields=[])
@@ -211,6 +342,15 @@ def _from_the_left(y: ArrayLike, transposed: SoftPermutation | Transposed) -> Ar
     return transposed @ y if y.ndim == 1 else jnp.swapaxes(transposed @ jnp.swapaxes(y, -1, -2), -1, -2)
 
 
+def soften(x: Array, layout: Layout, softness: Softness, how: Choice, *, descending: bool = False) -> SoftPermutation:
+    """P of the rows of x, in the dtype to compute in: what an array operator applies."""
+    dtype = _check.compute_dtype(x.dtype)
+    tau = layout.softness(softness, dtype, hard=how.mode is None)
+    if how.standardize:
+        _check.no_infinities(x)
+    return SoftPermutation(layout.rows(x.astype(dtype)), tau, neighbours(0, layout.n), descending, *how)
+
+
 def soft_permutation(
     a: ArrayLike,
     axis: int | None = -1,
@@ -228,7 +368,7 @@ def soft_permutation(
         axis: the axis to sort along; None flattens a first.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot", or an `AbstractMethod` of your own.
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
     **Returns:** a `SoftPermutation` of shape (..., n, n), a's shape without `axis` in front: `P @ y`, `P.T @ y`,
@@ -236,9 +376,6 @@ def soft_permutation(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
+    how = chosen(mode, method, standardize, implementation)
     x, layout = layout_along(_check.real("a", a), axis)
-    keys = jnp.moveaxis(x, layout.axes[0], -1)
-    softening = Softening(softness, mode, method, standardize, implementation)
-    soft = enter(x, layout, softening, index=False)
-    tau = layout.softness(softness, soft.tau.dtype, hard=soft.mode is None)
-    return SoftPermutation(keys, tau, neighbours(0, layout.n), mode, method, standardize, implementation)
+    return replace(soften(x, layout, softness, how), keys=layout.rows(x))

@@ -57,7 +57,9 @@ class Operator(abc.ABC):
     platform: ClassVar[str | None] = None
     """The platform that the operator is for, where others never run it."""
     end_to_end: ClassVar[bool] = False
-    """Does `run` lay rows end to end? Then a NaN, which times a weight of 0 is NaN, is kept from other rows."""
+    """Does `run` lay rows end to end? Then NaN and infinities, which times 0 are NaN, are kept in their rows."""
+    sound: ClassVar[int] = 0
+    """So many leading arguments hold no NaN where rows lie end to end."""
 
     def __call__(self, *args: Array) -> Any:
         out = self.bind(*args)
@@ -122,7 +124,33 @@ class Operator(abc.ABC):
             # One after another, loops and branches are each row's own.
             in_turn = target is not None and target.platform == "cpu"
             run = lambda *rows: lax.map(one, rows) if in_turn else jax.vmap(lambda *row: one(row))(*rows)
-        return tuple(a.reshape(*lead, *a.shape[1:]) for a in (_apart(run, *flat) if self.end_to_end else run(*flat)))
+        out = self._apart(run, flat) if self.end_to_end else run(*flat)
+        return tuple(a.reshape(*lead, *a.shape[1:]) for a in out)
+
+    def _apart(self, run: Callable[..., tuple[Array, ...]], arrays: Sequence[Array]) -> Sequence[Array]:
+        """run(*arrays), NaN in rows of the batch that hold one, or an infinity that moves, and without it in others.
+
+        It is linear in what moves, of which large numbers are brought nearer: none overflows on the way.
+        """
+        given, held, moving = arrays[: self.sound], arrays[self.sound : self.fixed], arrays[self.fixed :]
+        column = lambda row, a: row.reshape(-1, *(1,) * (a.ndim - 1))
+        alike: dict[int, Array] = {}  # by the numbers in a row: one reduction serves arrays of one size
+        for a in held:
+            width = math.prod(a.shape[1:])
+            holds = jnp.isnan(a).reshape(a.shape[0], width)
+            alike[width] = alike[width] | holds if width in alike else holds
+        spoiled = [jnp.any(holds, axis=1) for holds in alike.values()]
+        given = [*given, *(jnp.where(jnp.isnan(a), jnp.ones_like(a), a) for a in held)]  # some of them divide
+        unit = jnp.ones_like(arrays[0][:, 0])
+        if moving:
+            unit = unit_of(reduce(jnp.maximum, (jnp.max(jnp.abs(a), axis=tuple(range(1, a.ndim))) for a in moving)))
+            spoiled.append(~jnp.isfinite(unit))
+        if not spoiled:
+            return run(*given)
+        bad = reduce(jnp.logical_or, spoiled)
+        given += [jnp.where(column(bad, a), jnp.zeros_like(a), a / column(unit, a)) for a in moving]
+        back = jnp.where(bad, jnp.full_like(unit, jnp.nan), unit)
+        return [a * column(back, a) for a in run(*given)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,17 +195,10 @@ class Applied(Operator):
         return jax.vjp(partial(self.mapped(tau.ndim), keys, tau), start)[1]((cotangent,))
 
 
-def _apart(run: Callable[..., tuple[Array, ...]], *arrays: Array) -> list[Array]:
-    """run(*arrays), NaN in rows of the batch that hold one and without it in the others."""
-    row = lambda a, ndim: a.reshape(-1, *(1,) * (ndim - 1))
-    alike: dict[int, Array] = {}  # by the numbers in a row: one reduction serves arrays of one size
-    for a in arrays:
-        width = math.prod(a.shape[1:])
-        holds = jnp.isnan(a).reshape(a.shape[0], width)
-        alike[width] = alike[width] | holds if width in alike else holds
-    spoiled = reduce(jnp.logical_or, (jnp.any(holds, axis=1) for holds in alike.values()))
-    out = run(*(jnp.where(jnp.isnan(a), jnp.ones_like(a), a) for a in arrays))  # some of them divide
-    return [jnp.where(row(spoiled, a.ndim), jnp.full_like(a, jnp.nan), a) for a in out]
+def unit_of(largest: Array) -> Array:
+    """A power of two: numbers of up to these sizes, divided by it, leave room for sums and products."""
+    info = jnp.finfo(largest.dtype)
+    return lax.reduce_precision(jnp.maximum(largest * 2.0 ** -(info.maxexp // 4), 1), info.nexp, 0)
 
 
 def _jvp(primals, tangents, *, op):

@@ -5,6 +5,7 @@ blends the two. NeuralSort has rows at half-integers too, so its median is one r
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -18,8 +19,8 @@ from . import _check
 from ._axis import Layout, layout_reduced
 from ._methods import METHODS
 from ._methods.hard_sort import pick
+from ._permutation import Choice, SoftPermutation, chosen, soften
 from ._sharding import over_rows
-from ._soft_rows import Softening, SoftRows, enter
 from ._types import Axis, Float, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
 from ._weighted import finite_part, weighted_sum
 
@@ -127,16 +128,18 @@ def _blend_rows(below: Array, above: Array, near: _Neighbours) -> Array:
     return (1 - weight) * below + weight * above
 
 
-def _at_neighbours(soft: SoftRows, near: _Neighbours, rows_at: Callable[[Array], Array]) -> tuple[Array, Array]:
+def _at_neighbours(
+    p: SoftPermutation, near: _Neighbours, of_rows: Callable[[SoftPermutation], Array]
+) -> tuple[Array, Array]:
     """What there is at the lower and at the upper ranks: (*batch, m, ...) each."""
-    axis = soft.keys.ndim - 1
+    axis = p.keys.ndim - 1
     both = jnp.stack([near.lower, near.upper], axis=1).reshape(-1)
-    if jnp.issubdtype(both.dtype, jnp.floating):
-        both = both.astype(soft.keys.dtype)
-    if soft.method.joint:  # rows wanted together would influence each other: one problem each
-        found = jnp.squeeze(jax.vmap(rows_at, out_axes=axis)(both[:, None]), axis + 1)
+    both = both.astype(int if p.method.rank_step == 1 else p.dtype)
+    at = lambda ranks: of_rows(replace(p, ranks=ranks))
+    if p.method.joint:  # rows wanted together would influence each other: one problem each
+        found = jnp.squeeze(jax.vmap(at, out_axes=axis)(both[:, None]), axis + 1)
     else:
-        found = rows_at(both)
+        found = at(both)
     return lax.slice_in_dim(found, 0, None, 2, axis), lax.slice_in_dim(found, 1, None, 2, axis)
 
 
@@ -150,10 +153,10 @@ def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array
     return _blend_values(pick(s, near.lower), pick(s, upper), near)
 
 
-def _soft_values(soft: SoftRows, ranks: Array, gated: bool) -> Float[Array, "*batch r"]:
+def _soft_values(p: SoftPermutation, gated: bool) -> Array:
     """Rows of P times the input."""
-    y = soft.wide_values(ranks, gated)
-    return y if soft.method.rank_step == 1 else y + _nan_between_infinities(soft.x, y)
+    y = p.values(gated)
+    return y if p.method.rank_step == 1 else y + _nan_between_infinities(p.keys, y)
 
 
 @partial(jax.jit, inline=True)
@@ -173,41 +176,51 @@ def _lead(q_ndim: int, y: Array, axis: int, restore: Callable[[Array], Array]) -
     return jnp.stack([restore(lax.index_in_dim(y, i, axis, keepdims=False)) for i in range(y.shape[axis])])
 
 
-def _value(
-    a: ArrayLike, probability: Array, over: tuple[Axis, bool], rule: str, softening: Softening, gated: bool
-) -> Array:
-    x, layout, keepdims = _prepare(a, over, rule, softening)
+class _Call(NamedTuple):
+    """What the operators of this file share, once it is legal."""
+
+    x: Array
+    layout: Layout
+    keepdims: bool
+    probability: Array
+    rule: str
+
+
+def _call(a: ArrayLike, probability: Array, axis: Axis, keepdims: bool, rule: str = "linear") -> _Call:
+    x, keepdims = _check.real("a", a), _check.flag("keepdims", keepdims)
+    _check.choice("quantile_method", rule, RULES)
+    return _Call(x, layout_reduced(x, axis), keepdims, probability, rule)
+
+
+def _how(mode: ModeName, method: MethodName, standardize: bool | None, implementation: Implementation | None) -> Choice:
+    if isinstance(method, str) and method in (*RULES, "inverted_cdf"):
+        legal = f"one of {', '.join(map(repr, METHODS))}; the `method` of JAX's function is `quantile_method` here"
+        _check.wrong("method", method, legal)
+    return chosen(mode, method, standardize, implementation)
+
+
+def _value(call: _Call, softness: Softness, how: Choice, gated: bool) -> Array:
+    x, layout, keepdims, q, rule = call
     gated = _check.flag("gated_grad", gated)
-    soft = enter(x, layout, softening, index=False)
-    if soft.mode is None:
-        if _check.is_concrete(x) and _check.is_concrete(probability):
-            plain = jnp.quantile(x, probability, axis=layout.axes, method=rule, keepdims=keepdims).astype(x.dtype)
+    p = soften(x, layout, softness, how)
+    if how.mode is None:
+        if _check.is_concrete(x) and _check.is_concrete(q):
+            plain = jnp.quantile(x, q, axis=layout.axes, method=rule, keepdims=keepdims).astype(x.dtype)
             if _check.is_concrete(plain) and bool(jnp.all(jnp.isfinite(plain))) and layout.n < 1 << 24:
                 return plain  # JAX's to the last bit; beside infinities it is NaN where a neighbour has no weight
-        y = over_rows(partial(_hard_values, rule=rule), soft.x, shared=(probability.reshape(-1),))
+        y = over_rows(partial(_hard_values, rule=rule), p.keys, shared=(q.reshape(-1),))
     else:
-        near = _neighbours(probability.reshape(-1), soft.n, rule, soft.method.rank_step)
-        y = _blend_values(*_at_neighbours(soft, near, lambda ranks: _soft_values(soft, ranks, gated)), near)
-    return _lead(probability.ndim, y, soft.tau.ndim, lambda row: layout.reduced(row, keepdims)).astype(x.dtype)
+        near = _neighbours(q.reshape(-1), layout.n, rule, how.method.rank_step)
+        y = _blend_values(*_at_neighbours(p, near, lambda rows: _soft_values(rows, gated)), near)
+    return _lead(q.ndim, y, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
 
-def _index(a: ArrayLike, probability: Array, over: tuple[Axis, bool], rule: str, softening: Softening) -> SoftIndex:
-    x, layout, keepdims = _prepare(a, over, rule, softening)
-    soft = enter(x, layout, softening, index=True)
-    step = 1.0 if soft.mode is None else soft.method.rank_step
-    near = _neighbours(probability.reshape(-1), soft.n, rule, step)
-    p = _blend_rows(*_at_neighbours(soft, near, soft.wide_rows), near)
-    return _lead(probability.ndim, p, soft.tau.ndim, lambda row: layout.reduced_index(row, keepdims)).astype(x.dtype)
-
-
-def _prepare(a: ArrayLike, over: tuple[Axis, bool], rule: str, softening: Softening) -> tuple[Array, Layout, bool]:
-    """The array, and the axes to reduce with `keepdims`, once they are legal."""
-    x, (axis, keepdims) = _check.real("a", a), over
-    _check.choice("quantile_method", rule, RULES)
-    if isinstance(softening.method, str) and softening.method in (*RULES, "inverted_cdf"):
-        legal = f"one of {', '.join(map(repr, METHODS))}; the `method` of JAX's function is `quantile_method` here"
-        _check.wrong("method", softening.method, legal)
-    return x, layout_reduced(x, axis), _check.flag("keepdims", keepdims)
+def _index(call: _Call, softness: Softness, how: Choice) -> SoftIndex:
+    x, layout, keepdims, q, rule = call
+    p = soften(x, layout, softness, how)
+    near = _neighbours(q.reshape(-1), layout.n, rule, how.method.rank_step)
+    rows = _blend_rows(*_at_neighbours(p, near, SoftPermutation.todense), near)
+    return _lead(q.ndim, rows, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
 
 def quantile(
@@ -242,8 +255,8 @@ def quantile(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _value(a, _probability(q, 1.0), (axis, keepdims), quantile_method, softening, gated_grad)
+    how = _how(mode, method, standardize, implementation)
+    return _value(_call(a, _probability(q, 1.0), axis, keepdims, quantile_method), softness, how, gated_grad)
 
 
 def argquantile(
@@ -266,8 +279,8 @@ def argquantile(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _index(a, _probability(q, 1.0), (axis, keepdims), quantile_method, softening)
+    how = _how(mode, method, standardize, implementation)
+    return _index(_call(a, _probability(q, 1.0), axis, keepdims, quantile_method), softness, how)
 
 
 def percentile(
@@ -291,8 +304,8 @@ def percentile(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _value(a, _probability(q, 100.0), (axis, keepdims), quantile_method, softening, gated_grad)
+    how = _how(mode, method, standardize, implementation)
+    return _value(_call(a, _probability(q, 100.0), axis, keepdims, quantile_method), softness, how, gated_grad)
 
 
 def argpercentile(
@@ -315,8 +328,8 @@ def argpercentile(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _index(a, _probability(q, 100.0), (axis, keepdims), quantile_method, softening)
+    how = _how(mode, method, standardize, implementation)
+    return _index(_call(a, _probability(q, 100.0), axis, keepdims, quantile_method), softness, how)
 
 
 def median(
@@ -338,8 +351,8 @@ def median(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _value(a, _probability(0.5, 1.0), (axis, keepdims), "linear", softening, gated_grad)
+    how = _how(mode, method, standardize, implementation)
+    return _value(_call(a, _probability(0.5, 1.0), axis, keepdims), softness, how, gated_grad)
 
 
 def argmedian(
@@ -360,5 +373,5 @@ def argmedian(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _index(a, _probability(0.5, 1.0), (axis, keepdims), "linear", softening)
+    how = _how(mode, method, standardize, implementation)
+    return _index(_call(a, _probability(0.5, 1.0), axis, keepdims), softness, how)

@@ -3,22 +3,24 @@
 What `softness`, `mode`, `method`, `standardize` and `implementation` mean is written once, in docs/softness.md.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from dataclasses import replace
+from functools import reduce
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_along, layout_reduced, neighbours
-from ._methods.base import Ranks
-from ._payload import is_several, sort_together
+from ._axis import Layout, layout_along, layout_reduced
+from ._methods.hard_sort import gather
+from ._permutation import Choice, SoftPermutation, chosen, ranked, soften
 from ._sharding import over_rows
-from ._soft_rows import Softening, SoftRows, enter, one_hot
-from ._types import Axis, Float, Implementation, MethodName, ModeName, SoftIndex, Softness
+from ._types import Axis, Implementation, MethodName, ModeName, SoftIndex, Softness
 
 
 def argsort(
@@ -49,15 +51,14 @@ def argsort(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation)
     x, layout = layout_along(_check.real("a", a), axis)
     descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
-    soft = enter(x, layout, softening, index=True)
-    if soft.mode is None:
+    p = soften(x, layout, softness, how, descending=descending)
+    if how.mode is None:
         order = jnp.argsort(x, axis=layout.axes[0], stable=stable, descending=descending)
-        return one_hot(order, layout.n, x.dtype)
-    p = soft.rows(neighbours(0, layout.n))
-    return layout.along_index(p[..., ::-1, :] if descending else p)
+        return jax.nn.one_hot(order, layout.n, dtype=x.dtype)
+    return layout.along_index(p.todense())
 
 
 def sort(
@@ -92,42 +93,93 @@ def sort(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation)
     descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
     gated_grad = _check.flag("gated_grad", gated_grad)
     if is_several(a):
-        return sort_together(a, axis, descending, stable, softening, gated_grad)
+        return _sort_together(a, axis, _Order(descending, stable), softness, how, gated_grad)
     x, layout = layout_along(_check.real("a", a), axis)
-    soft = enter(x, layout, softening, index=False)
-    if soft.mode is None:
+    p = soften(x, layout, softness, how, descending=descending)
+    if how.mode is None:
         return jnp.sort(x, axis=layout.axes[0], stable=stable, descending=descending)
-    y = soft.values(neighbours(0, layout.n), gated_grad)
-    return layout.along(y[..., ::-1] if descending else y)
+    return layout.along(p.values(gated_grad))
 
 
-def _end(layout: Layout, largest: bool) -> Ranks:
-    return neighbours(layout.n - 1, layout.n) if largest else neighbours(0, 1)
+def is_several(a: Any) -> bool:
+    """Whether these are operands, as of `jax.lax.sort`: a tuple, or a list with arrays. A list of numbers is one."""
+    if isinstance(a, list):
+        return any(isinstance(operand, (jax.Array, np.ndarray)) and operand.ndim > 0 for operand in a)
+    return isinstance(a, tuple)
 
 
-def _arg_extreme(a: ArrayLike, axis: int | None, keepdims: bool, softening: Softening, largest: bool) -> SoftIndex:
+class _Order(NamedTuple):
+    descending: bool
+    stable: bool
+
+
+def _sort_together(
+    operands: Any, axis: int | None, order: _Order, softness: Softness, how: Choice, gated_grad: bool
+) -> tuple[Array, ...]:
+    """P @ each of (keys, *payloads), with P of the keys; a payload may have further axes behind the keys'."""
+    arrays = [_check.real(f"a[{i}]", operand) for i, operand in enumerate(operands)]
+    if not arrays:
+        _check.wrong("a", operands, "an array, or a tuple of arrays with the keys first")
+    shape = arrays[0].shape
+    for i, array in enumerate(arrays):
+        if array.shape[: len(shape)] != shape:
+            _check.wrong(f"a[{i}].shape", array.shape, f"{shape}, the shape of the keys, or that and further axes")
+    wide = reduce(np.promote_types, (_check.compute_dtype(array.dtype) for array in arrays))
+    keys, layout = layout_along(arrays[0].astype(wide), axis)
+    p = soften(keys, layout, softness, how, descending=order.descending)
+    behind = [array.shape[len(shape) :] for array in arrays]
+    columns = [array.reshape(*keys.shape, math.prod(rest)) for array, rest in zip(arrays, behind, strict=True)]
+    if how.mode is None:
+        places = jnp.argsort(p.keys, axis=-1, stable=order.stable, descending=order.descending)
+        moved = [over_rows(lambda i, v: gather(v, i), places, _by_column(layout.rows, column)) for column in columns]
+    else:
+        payload = [_by_column(layout.rows, column.astype(wide)) for column in columns[1:]]
+        values, y = p.values_and_product(jnp.concatenate(payload, axis=-1), gated_grad)
+        moved = [values[..., None], *jnp.split(y, np.cumsum([v.shape[-1] for v in payload])[:-1], axis=-1)]
+    return tuple(
+        _by_column(replace(layout, dtype=array.dtype).along, rows).reshape(keys.shape + rest)
+        for rows, rest, array in zip(moved, behind, arrays, strict=True)
+    )
+
+
+def _by_column(function: Callable[[Array], Array], array: Array) -> Array:
+    """The function of an array without its last axis, for each place on that axis."""
+    if array.shape[-1] == 1:
+        return function(array[..., 0])[..., None]
+    return jax.vmap(function, in_axes=-1, out_axes=-1)(array)
+
+
+def _end(p: SoftPermutation, largest: bool) -> SoftPermutation:
+    n = p.keys.shape[-1]
+    return ranked(p, n - 1, n) if largest else ranked(p, 0, 1)
+
+
+def _arg_extreme(
+    a: ArrayLike, axis: int | None, keepdims: bool, softness: Softness, how: Choice, largest: bool
+) -> SoftIndex:
     x, keepdims = _check.real("a", a), _check.flag("keepdims", keepdims)
     layout = layout_reduced(x, None if axis is None else _check.axis("axis", axis, x.ndim))
-    soft = enter(x, layout, softening, index=True)
-    if soft.mode is None:
+    p = soften(x, layout, softness, how)
+    if how.mode is None:
         hard = jnp.argmax if largest else jnp.argmin
-        return one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, x.dtype)
-    p = soft.rows(_end(layout, largest))[..., 0, :]
-    return layout.reduced_index(p, keepdims)
+        return jax.nn.one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, dtype=x.dtype)
+    return layout.reduced(_end(p, largest).todense()[..., 0, :], keepdims)
 
 
-def _extreme(a: ArrayLike, axis: Axis, keepdims: bool, softening: Softening, gated_grad: bool, largest: bool) -> Array:
-    x, keepdims = _check.real("a", a), _check.flag("keepdims", keepdims)
-    layout, gated_grad = layout_reduced(x, axis), _check.flag("gated_grad", gated_grad)
-    soft = enter(x, layout, softening, index=False)
-    if soft.mode is None:
+def _extreme(
+    a: ArrayLike, over: tuple[Axis, bool], softness: Softness, how: Choice, gated_grad: bool, largest: bool
+) -> Array:
+    x, (axis, keepdims) = _check.real("a", a), over
+    keepdims, gated_grad = _check.flag("keepdims", keepdims), _check.flag("gated_grad", gated_grad)
+    layout = layout_reduced(x, axis)
+    p = soften(x, layout, softness, how)
+    if how.mode is None:
         return (jnp.max if largest else jnp.min)(x, axis=layout.axes, keepdims=keepdims)
-    y = soft.values(_end(layout, largest), gated_grad)[..., 0]
-    return layout.reduced(y, keepdims)
+    return layout.reduced(_end(p, largest).values(gated_grad)[..., 0], keepdims)
 
 
 def argmax(
@@ -156,8 +208,8 @@ def argmax(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _arg_extreme(a, axis, keepdims, softening, largest=True)
+    how = chosen(mode, method, standardize, implementation)
+    return _arg_extreme(a, axis, keepdims, softness, how, largest=True)
 
 
 def argmin(
@@ -178,8 +230,8 @@ def argmin(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _arg_extreme(a, axis, keepdims, softening, largest=False)
+    how = chosen(mode, method, standardize, implementation)
+    return _arg_extreme(a, axis, keepdims, softness, how, largest=False)
 
 
 def max(
@@ -210,8 +262,8 @@ def max(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _extreme(a, axis, keepdims, softening, gated_grad, largest=True)
+    how = chosen(mode, method, standardize, implementation)
+    return _extreme(a, (axis, keepdims), softness, how, gated_grad, largest=True)
 
 
 def min(
@@ -233,22 +285,24 @@ def min(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _extreme(a, axis, keepdims, softening, gated_grad, largest=False)
+    how = chosen(mode, method, standardize, implementation)
+    return _extreme(a, (axis, keepdims), softness, how, gated_grad, largest=False)
 
 
-def _top(operand: ArrayLike, k: int, axis: int | None, softening: Softening) -> tuple[Array, Layout, int, SoftRows]:
+def _top(
+    operand: ArrayLike, k: int, axis: int | None, softness: Softness, how: Choice
+) -> tuple[SoftPermutation | tuple[Array, Array], Layout]:
+    """The last k rows of P, the largest first; in the hard mode the values and indices of `jax.lax.top_k`."""
     x, layout = layout_along(_check.real("operand", operand), axis)
     if not _check.is_concrete(k):
         remedy = "name it in `static_argnames` of jax.jit, or use `top_k_mask`, which takes a traced one"
         raise TypeError(f"`k` (={k!r}) must be a static integer: {remedy}.")
     k = _check.integer("k", k, 1, layout.n, why=", the number of elements along `axis`")
-    return x, layout, k, enter(x, layout, softening, index=True)
-
-
-def _hard_top_k(x: Array, layout: Layout, k: int) -> tuple[Array, Array]:
-    values, indices = lax.top_k(x, k, axis=layout.axes[0])
-    return values, one_hot(indices, layout.n, x.dtype)
+    p = soften(x, layout, softness, how)
+    if how.mode is None:
+        values, indices = lax.top_k(x, k, axis=layout.axes[0])
+        return (values, jax.nn.one_hot(indices, layout.n, dtype=x.dtype)), layout
+    return ranked(p, layout.n - k, layout.n, descending=True), layout
 
 
 def argtop_k(
@@ -270,12 +324,10 @@ def argtop_k(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation)
     _check.flag("is_stable", is_stable)
-    x, layout, k, soft = _top(operand, k, axis, softening)
-    if soft.mode is None:
-        return _hard_top_k(x, layout, k)[1]
-    return layout.along_index(soft.rows(neighbours(soft.n - k, soft.n))[..., ::-1, :])
+    top, layout = _top(operand, k, axis, softness, how)
+    return layout.along_index(top.todense()) if isinstance(top, SoftPermutation) else top[1]
 
 
 def top_k(
@@ -308,15 +360,13 @@ def top_k(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    gated_grad = _check.flag("gated_grad", gated_grad)
-    _check.flag("is_stable", is_stable)
-    x, layout, k, soft = _top(operand, k, axis, softening)
-    if soft.mode is None:
-        return _hard_top_k(x, layout, k)
-    ranks = neighbours(soft.n - k, soft.n)
-    values, rows = soft.values_and_rows(ranks, gated_grad)
-    return layout.along(values[..., ::-1]), layout.along_index(rows[..., ::-1, :])
+    how = chosen(mode, method, standardize, implementation)
+    gated_grad, _ = _check.flag("gated_grad", gated_grad), _check.flag("is_stable", is_stable)
+    top, layout = _top(operand, k, axis, softness, how)
+    if not isinstance(top, SoftPermutation):
+        return top
+    values, rows = top.values_and_rows(gated_grad)
+    return layout.along(values), layout.along_index(rows)
 
 
 def ranking(
@@ -347,8 +397,8 @@ def ranking(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _ranking(a, axis, descending, softening, first=0)
+    how = chosen(mode, method, standardize, implementation)
+    return _ranking(a, axis, descending, softness, how, first=0)
 
 
 def rank(
@@ -369,29 +419,12 @@ def rank(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    softening = Softening(softness, mode, method, standardize, implementation)
-    return _ranking(a, axis, descending, softening, first=1)
+    how = chosen(mode, method, standardize, implementation)
+    return _ranking(a, axis, descending, softness, how, first=1)
 
 
-def _ranking(a: ArrayLike, axis: int | None, descending: bool, softening: Softening, first: int) -> Array:
+def _ranking(a: ArrayLike, axis: int | None, descending: bool, softness: Softness, how: Choice, first: int) -> Array:
     x, layout = layout_along(_check.real("a", a), axis)
     descending = _check.flag("descending", descending)
-    soft = enter(x, layout, softening, index=False)
-    ascending = over_rows(_hard_ranking, soft.x) if soft.mode is None else soft.rank()
-    ranks = soft.n - 1 - ascending if descending else ascending
-    return layout.along((ranks + first).astype(x.dtype))
-
-
-@partial(jax.jit, inline=True)
-def _hard_ranking(x: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
-    """Average zero-based ranks: elements before, plus half of the others that are equal."""
-    if isinstance(x.shape[-1], int):
-        s = jnp.sort(x, axis=-1)
-        search: Callable[..., Array] = jax.vmap(jnp.searchsorted, in_axes=(0, 0))
-        before = search(s, x)
-        through = jax.vmap(lambda row, v: jnp.searchsorted(row, v, side="right"))(s, x)
-    else:  # a search takes steps that no symbol counts
-        before = jnp.sum(x[:, None, :] < x[:, :, None], axis=-1)
-        through = jnp.sum(x[:, None, :] <= x[:, :, None], axis=-1)
-    average = (before + through - 1).astype(x.dtype) / 2
-    return jnp.where(jnp.any(jnp.isnan(x), axis=-1, keepdims=True), jnp.full_like(x, jnp.nan), average)
+    ascending = soften(x, layout, softness, how).rank()
+    return layout.along((layout.n - 1 - ascending if descending else ascending) + first)

@@ -29,7 +29,12 @@ SoftIndex: TypeAlias = Float[Array, "..."]
 """A float array whose last axis is a distribution over the indices 0..n-1."""
 
 ModeName: TypeAlias = Literal["hard", "smooth", "c0", "c1", "c2"]
-MethodName: TypeAlias = Literal["softsort", "neuralsort", "ot"]
+if TYPE_CHECKING:
+    from ._methods.base import AbstractMethod
+
+    MethodName: TypeAlias = Literal["softsort", "neuralsort", "ot"] | AbstractMethod
+else:
+    MethodName = Literal["softsort", "neuralsort", "ot"] | Any
 QuantileRule: TypeAlias = Literal["linear", "lower", "higher", "midpoint", "nearest"]
 Implementation: TypeAlias = Literal["dense", "xla", "pallas_mosaic_gpu", "pallas_mosaic_tpu", "pallas_interpret"]
 Softness: TypeAlias = float | jax.Array | None  # None in the hard mode alone

@@ -4,29 +4,16 @@ They run where `_selection` finds them worth it, and where they are asked for by
 `softjax.sort(x, implementation="pallas_mosaic_gpu")`. Importing this package imports no Pallas.
 """
 
-from dataclasses import replace
-from functools import cache
 from typing import Any
 
-from . import _selection as _selection
-from .ops import ot, pairwise
+from ._named import OPS
+from ._named import NamedKernels as named
+from ._selection import pick as pick
+from ._selection import sources as sources
 
-_METHODS = {"softsort": pairwise, "neuralsort": pairwise, "ot": ot}
-
-
-@cache  # a kernel is one object, by which its traced shapes are remembered
-def forms(method: str, implementation: str):
-    """The forms of a method by kernels of that implementation.
-
-    **Arguments:**
-        method: "softsort", "neuralsort" or "ot".
-        implementation: "pallas_mosaic_gpu", "pallas_mosaic_tpu" or "pallas_interpret".
-    **Returns:** `softjax._methods.base.Forms`. A form that has no kernel for a call, or whose JAX is too old for one,
-        raises `NotImplementedError` with the reason when it is called.
-    """
-    return replace(_METHODS[method].forms(implementation)[method], transposes=False)
+__all__ = ["named", "pick", "sources", "tiles"]
 
 
 def tiles(method: str, op: str, implementation: str, *arguments: Any) -> dict[str, int]:
     """Sizes of the tiles in which a kernel works on a call, by name."""
-    return _METHODS[method].tiles(op, implementation, *arguments)
+    return OPS[method].tiles(op, implementation, *arguments)

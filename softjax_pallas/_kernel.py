@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from softjax._fused import Kernel, Source
+from softjax._kernel_form import Kernel, Source
 
 PORTABLE = ("pallas_mosaic_tpu", "pallas_interpret", "pallas_interpret_races")
 """Programs of the portable body. The long axis is last: XLA pads the last axis of a TPU's arrays to 128 elements."""

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from softjax._fused import Call, Source
+from softjax._kernel_form import Call, Source
 from softjax._primitive import Target
 
 from . import tuning

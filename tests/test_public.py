@@ -68,7 +68,7 @@ SIGNATURES = {
 }
 # What softening means is written once, in the documentation.
 EXPLAINED_ONCE = {"softness", "mode", "method", "standardize", "implementation"}
-TYPES = {"SoftBool", "SoftIndex", "Explanation", "SoftPermutation", "SolverInfo"}
+TYPES = {"AbstractMethod", "SoftBool", "SoftIndex", "Explanation", "SoftPermutation", "SolverInfo"}
 # `soft_permutation` returns an operator, not an array: its own mode="hard" is the hard form.
 WITH_MODE = {name for name, signature in SIGNATURES.items() if "mode=" in signature} - {"soft_permutation"}
 

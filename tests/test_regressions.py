@@ -344,6 +344,35 @@ def test_extremes_of_keys_and_payloads(method, mode):
             assert np.isfinite(have[1][~reached]).all()
 
 
+@pytest.mark.parametrize(("mode", "method"), cases.REPRESENTATIVES)
+def test_large_cotangents_and_payloads_stay_in_their_row(mode, method):
+    """Infinite or near the largest float, in one row: the others' gradients and products are as without it."""
+    x = jnp.asarray(cases.sample((3, 19), dtype=np.float32))
+    how = {"mode": mode, "method": method}
+
+    @jax.jit
+    def results(c):
+        p = sj.soft_permutation(x, **how)
+        back = [jax.vjp(lambda x, f=f: f(x, **how), x)[1](c)[0] for f in (sj.sort, sj.rank)]
+        ahead = [jax.jvp(lambda x, f=f: f(x, **how), (x,), (c,))[1] for f in (sj.sort, sj.rank)]
+        return *back, *ahead, p @ c[..., None], p.T @ c[..., None]
+
+    ones = jnp.ones_like(x)
+    for large in (np.inf, 3e38, 1e37):
+        for have, want in zip(results(ones.at[1].set(large)), results(ones), strict=True):
+            np.testing.assert_array_equal(have[::2], want[::2])
+    for have, want in zip(results(ones.at[1].set(2.0**100))[:2], results(ones), strict=False):
+        scale = np.max(np.abs(want)) + 1e-3
+        np.testing.assert_allclose(have[1] / 2.0**100, want[1], rtol=0, atol=1e-4 * scale)  # and it is of its size
+
+
+@pytest.mark.parametrize("mode", SOFT_MODES)
+def test_softness_near_the_largest_float(mode):
+    """A clip is the constant limit, the middle of its bounds."""
+    clip = lambda softness: sj.clip(jnp.float32(0.5), 0.0, 1.0, softness=softness, mode=mode)
+    np.testing.assert_array_equal([clip(3.4e38), jax.jit(clip)(jnp.float32(3.4e38))], [0.5, 0.5])
+
+
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
 @pytest.mark.parametrize("name", ["rank", "sort"])
 def test_ties_by_softsort_are_symmetric(name, mode):

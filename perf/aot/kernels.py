@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from softjax._methods import METHODS
 from softjax._modes import MODES, Mode
+from softjax_pallas import named
 from softjax_pallas._kernel import MOSAIC_GPU, PORTABLE
 from softjax_pallas.ops import pairwise
 from softjax_pallas.ops.ot.kernels import kernels
@@ -60,7 +62,7 @@ def _compiled(
     which: tuple[str, str, str], mode: str, dtype: Any, case: tuple[int, range, int], batch: int = 2
 ) -> Compiled:
     (implementation, method, op), (n, ranks, channels) = which, case
-    form, entry = getattr(pairwise.forms(implementation)[method], op), _mode(mode)
+    form, entry = getattr(named(METHODS[method], implementation), op), _mode(mode)
     arrays = (jax.ShapeDtypeStruct((batch, n), dtype), jax.ShapeDtypeStruct((batch,), jnp.float32))
     if channels:
         arrays = (*arrays, jax.ShapeDtypeStruct((batch, n, channels), dtype))

@@ -1,22 +1,25 @@
 """What a method of soft ordering provides.
 
-A method defines the soft permutation P of keys (batch, n): row r (0 = smallest) is a distribution over the
-elements. `ranks` is a range of step 1, the like with symbols, or a 1-D array of ranks in multiples of `rank_step`.
+A method defines the soft permutation P of keys (batch, n): row r (0 = smallest) is a distribution over the elements.
+Keys and payloads are finite floats of one dtype, softness is positive; what is not, an operator keeps from a method.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+import abc
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
-from .._axis import Span
+from .. import _check
+from .._axis import Span, neighbours
 from .._modes import Mode
 from .._types import Float, Int
 
 Ranks = range | Span | jax.Array
+"""A range of step 1, the like with symbols, or a 1-D array: of integers, or of multiples of a `rank_step` below 1.
+
+All of them ascend, and `jnp.asarray` makes an array of any."""
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]
 
@@ -32,94 +35,80 @@ class SolverInfo(NamedTuple):
     marginal_error: Float[Array, "*batch"]
 
 
-class Rows(Protocol):
-    """rows(x, ranks, tau, mode) -> (batch, r, n): rows of P, for elements in the order given."""
+class AbstractMethod(abc.ABC):
+    """A method of soft ordering: `rows`, and whatever it can do better than by writing rows out.
 
-    def __call__(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]: ...
+    A subclass is a frozen dataclass: equal methods share compiled programs. `method=` of every array operator takes an
+    instance. `mode.project(logits)` makes distributions of logits, in any mode.
 
-
-class Apply(Protocol):
-    """apply(x, ranks, payload, tau, mode) -> (batch, r, d): rows of P times a payload (batch, n, d).
-
-    A payload of None stands for the keys themselves.
+    - `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own.
+    - `joint` says that rows depend on which others are asked for beside them.
+    - `standardize` is the default of the operators' argument.
+    - `selects` says that rows are one-hot, so that a payload's infinities are taken or left.
     """
 
-    def __call__(
+    name: ClassVar[str] = ""
+    rank_step: ClassVar[float] = 1.0
+    joint: ClassVar[bool] = False
+    standardize: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
+
+    @property
+    def plain(self) -> "AbstractMethod":
+        """The same in plain JAX, whatever the platform: `implementation="xla"`."""
+        return self
+
+    @property
+    def definition(self) -> "AbstractMethod":
+        """The same by rows that are written out: `implementation="dense"`."""
+        return self
+
+    @abc.abstractmethod
+    def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        """Rows of P, for elements in the order given."""
+
+    def apply(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
-    ) -> Float[Array, "batch r d"]: ...
+    ) -> Float[Array, "batch r d"]:
+        """Rows of P times a payload; None stands for the keys themselves."""
+        return multiply(self.rows(x, ranks, tau, mode), x[:, :, None] if payload is None else payload)
 
-
-class Rank(Protocol):
-    """rank(x, tau, mode) -> (batch, n): zero-based soft ranks, ascending."""
-
-    def __call__(self, x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]: ...
-
-
-class Info(Protocol):
-    """info(x, ranks, tau, mode): the report of the solver behind rows of P."""
-
-    def __call__(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo: ...
-
-
-class Mask(Protocol):
-    """mask(x, k, tau, mode) -> (batch, n): in [0, 1], with sum k, for real k in [0, n]."""
-
-    def __call__(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]: ...
-
-
-class Transposed(Protocol):
-    """transposed(x, ranks, y, tau, mode) -> (batch, n, d): the transpose of rows of P times y (batch, r, d)."""
-
-    def __call__(
+    def transposed(
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
-    ) -> Float[Array, "batch n d"]: ...
+    ) -> Float[Array, "batch n d"]:
+        """The transpose of rows of P times y."""
+        return multiply(jnp.swapaxes(self.rows(x, ranks, tau, mode), 1, 2), y)
 
+    def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Keys:
+        """Zero-based ranks, ascending: here the column-normalised expectation sum_r P_rj r / sum_r P_rj."""
+        n = x.shape[-1]
+        positions = jnp.arange(n, dtype=x.dtype)
+        y = jnp.stack([positions, jnp.ones_like(positions)], axis=1)
+        weighted = self.transposed(x, neighbours(0, n), jnp.broadcast_to(y, (*x.shape, 2)), tau, mode)
+        return weighted[..., 0] / weighted[..., 1]
 
-@dataclass(frozen=True)
-class Forms:
-    """One implementation of a method. `rows` is None for a method that yields values only.
+    def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
+        """The sum of the last k rows, k real in [0, n]: sums to k along the keys."""
+        position = lax.broadcasted_iota(k.dtype, x.shape, 1)  # the largest first
+        weights = jnp.clip(k[:, None] - position, 0, 1)[:, ::-1, None]
+        return self.transposed(x, neighbours(0, x.shape[-1]), weights, tau, mode)[:, :, 0]
 
-    `mask` is a top-k mask of its own, in place of the sum of the last rows, `transposed` a P.T of its own, in place of
-    `apply`'s derivative. `transposes` says that P.T exists: a named kernel's `apply` has no derivative to spare.
-    `writes(n, ranks)` says that `apply` writes these rows out to multiply them, so that a caller who wants both
-    computes them once.
-    """
+    def writes_rows(self, n: Any, ranks: Ranks) -> bool:
+        """Whether `apply` writes these rows out to multiply them: a caller who wants both then has them made once."""
+        return True
 
-    rows: Rows | None
-    apply: Apply
-    rank: Rank
-    mask: Mask | None = None
-    transposed: Transposed | None = None
-    transposes: bool = True
-    writes: Callable[[int, Ranks], bool] = lambda n, ranks: False
+    def values_and_rows(
+        self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+    ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
+        """What `apply` and `rows` give, of one soft permutation where `apply` writes rows anyway."""
+        rows = self.rows(x, ranks, tau, mode)
+        if not self.writes_rows(x.shape[-1], ranks):
+            return self.apply(x, ranks, payload, tau, mode), rows
+        return multiply(rows, x[:, :, None] if payload is None else payload), rows
 
-
-@dataclass(frozen=True)
-class Method:
-    """One method: its implementations by name, "dense" (the readable definition) and "xla" (the fast form).
-
-    `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own. `joint` says that rows depend
-    on which others are asked for beside them. `standardize` is the method's default. `info` reports on the solver
-    of a method that has one. `fused` are the forms for which a kernel may be chosen where nobody asked for one.
-    """
-
-    name: str
-    dense: Forms
-    xla: Forms
-    rank_step: float = 1.0
-    joint: bool = False
-    standardize: bool = False
-    info: Info | None = None
-    fused: tuple[str, ...] = ()
-
-    def forms(self, implementation: str) -> Forms:
-        """The implementation of that name."""
-        return {"dense": self.dense, "xla": self.xla}[implementation]
-
-
-def always(n: int, ranks: Ranks) -> bool:
-    """`writes` of a dense form."""
-    return True
+    def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
+        """The report of the solver behind rows of P. **Raises:** `ValueError` in a method that solves nothing."""
+        _check.wrong("method", self.name, "'ot' in a soft mode: the others solve nothing")
 
 
 def as_array(ranks: Ranks, dtype) -> jax.Array:
@@ -146,12 +135,3 @@ def multiply(rows: Float[Array, "batch r n"], payload: Float[Array, "batch n d"]
     if payload.shape[-1] == 1:
         return jnp.sum(rows * payload[..., None, :, 0], axis=-1, keepdims=True)
     return jnp.matmul(rows, payload, precision=jax.lax.Precision.HIGHEST)
-
-
-def applied(rows: Callable[..., Any]) -> Apply:
-    """The dense `apply`: materialise the rows and multiply."""
-
-    def apply(x, ranks, payload, tau, mode):
-        return multiply(rows(x, ranks, tau, mode), x[:, :, None] if payload is None else payload)
-
-    return apply

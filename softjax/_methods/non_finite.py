@@ -13,18 +13,20 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from .._check import is_concrete
+from .._dispatch import Form
 from .._modes import Mode
-from .._primitive import Operator
+from .._primitive import Operator, unit_of
 from .._sharding import over_rows, vary_alike
-from .base import Apply, Keys, PerRow, Ranks
+from .._types import Float
+from .base import Keys, PerRow, Ranks
 
 
-def known_finite(payload: Array) -> bool:
-    """Is it known now that all of it is finite?"""
+def known_harmless(payload: Array) -> bool:
+    """Is it known now that all of it is finite, and far from overflow?"""
     if not is_concrete(payload):
         return False
     with jax.ensure_compile_time_eval():
-        return bool(jnp.all(jnp.isfinite(payload)))
+        return bool(jnp.all(jnp.abs(payload) <= 2.0 ** (jnp.finfo(payload.dtype).maxexp // 4)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,27 +45,27 @@ class _Finite(Operator):
         return moving
 
 
-def finite_part(x: Keys, payload: Array) -> Array:
-    """The payload (*batch, n, d) of keys (*batch, n), with 0 for what is not finite."""
-    return over_rows(lambda x, payload: _Finite()(payload), x, payload)
+def finite_part(x: Keys, payload: Array) -> tuple[Array, Array]:
+    """The payload (*batch, n, d) of keys (*batch, n), with 0 for what is not finite and a row's numbers brought nearer
+    where they are large, and what results are to be multiplied by: nothing that is linear in it overflows."""
+    return over_rows(_brought_nearer, x, payload)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pulled:
-    """The transpose of a form, by reverse mode."""
-
-    form: Apply
-
-    def __call__(self, x: Keys, ranks: Ranks, y: Array, tau: PerRow, mode: Mode) -> Array:
-        start = jnp.zeros((*x.shape, y.shape[-1]), y.dtype)
-        return jax.vjp(lambda payload: self.form(x, ranks, payload, tau, mode), start)[1](y)[0]
+def _brought_nearer(x: Keys, payload: Float[Array, "batch n d"]) -> tuple[Array, Array]:
+    finite = _Finite()(payload)
+    unit = unit_of(jnp.max(jnp.abs(lax.stop_gradient(finite)), axis=(1, 2), keepdims=True))
+    return finite / unit, unit
 
 
 @dataclasses.dataclass(frozen=True)
 class ExtremesOf:
     """A form of what is not finite in a payload: its infinities and NaN where they belong, 0 elsewhere."""
 
-    form: Callable
+    form: Form
+
+    @property
+    def op(self) -> str:
+        return self.form.op
 
     def __call__(self, x: Keys, ranks: Ranks, payload: Array, tau: PerRow, mode: Mode) -> Array:
         return _Extremes(self.form, mode, ranks, payload.shape[-2])(x, tau, payload)

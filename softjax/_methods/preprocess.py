@@ -30,6 +30,17 @@ class Prepared(NamedTuple):
     lift: Float[Array, "batch 1"]
     bound: Float[Array, "batch 1"]
 
+    @property
+    def keys(self) -> Keys:
+        """What a method works on."""
+        return self.finite if self.standard is None else self.standard
+
+
+def as_they_are(x: Keys, tau: PerRow) -> Prepared:
+    """The input for a method that takes all of it."""
+    one = jnp.ones_like(x[..., :1])
+    return Prepared(x, None, tau, one, jnp.full_like(one, jnp.finfo(x.dtype).max))
+
 
 @partial(jax.jit, static_argnames="standardize", inline=True)
 def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:

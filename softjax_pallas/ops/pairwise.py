@@ -4,17 +4,16 @@ Sorting, gathers and scans stay in XLA, since no Pallas compiler lowers a sort.
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from softjax._fused import run
-from softjax._methods.base import Forms, always
+from softjax._kernel_form import run
 
 from .._autodiff import FormKernel
-from .._kernel import IMPLEMENTATIONS, MOSAIC_GPU, Named, cannot_run, unsupported
+from .._kernel import MOSAIC_GPU, Named, cannot_run, unsupported
 from ..tile_engine.tiles import FEW, LEAST
 from ..tile_engine.tiles import tiles as tiles
 
@@ -72,19 +71,6 @@ def _tpu_reason(op: str, method: str, sizes: tuple[int, int], channels: int) -> 
     if block > VMEM_BYTES:
         return f"blocks of {block} bytes exceed the {VMEM_BYTES} that a TPU kernel has"
     return None
-
-
-def forms(implementation: str) -> dict[str, Forms]:
-    """The forms of both methods by kernels of that implementation; kernels are built when a form is traced."""
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"`implementation` (={implementation!r}) must be one of {', '.join(IMPLEMENTATIONS)}.")
-
-    def of(method: str) -> Forms:
-        by_kernels = {op: partial(_form, PairwiseKernel(implementation, method, op)) for op in OPS}
-        values_from_rows = {} if "apply" in KERNELS[method] else {"writes": always}
-        return Forms(**by_kernels, **values_from_rows)  # pyright: ignore[reportArgumentType]
-
-    return {method: of(method) for method in KERNELS}
 
 
 @dataclass(frozen=True)
@@ -156,12 +142,14 @@ def refusal(implementation: str, method: str, op: str, x: Any, *arguments: Any) 
     return supports(op, method, x.dtype, _shape(op, x, *arguments), implementation)
 
 
-def _form(kernel: PairwiseKernel, x: jax.Array, *arguments: Any) -> jax.Array:
-    """One form: checks that a kernel serves the call, then calls it."""
-    op, method, implementation = kernel.op, kernel.method, kernel.implementation
+_kernel = cache(PairwiseKernel)  # a kernel is one object, by which its traced shapes are remembered
+
+
+def named(implementation: str, method: str, op: str, x: jax.Array, *arguments: Any) -> jax.Array:
+    """A function of a method by kernels of that implementation, once it is sure that one serves the call."""
     shape = _shape(op, x, *arguments)
     if 0 in shape:
         return jnp.zeros((*shape[:2], shape[3]) if op == "apply" else shape, x.dtype)
     if (reason := refusal(implementation, method, op, x, *arguments)) is not None:
         raise cannot_run(implementation, op, method, reason)
-    return run(Named(implementation, method, op, kernel), x, *arguments)
+    return run(Named(implementation, method, op, _kernel(implementation, method, op)), x, *arguments)

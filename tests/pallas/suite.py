@@ -14,6 +14,7 @@ from cases import SOFT_MODES, UNIT, x64
 
 from softjax._methods import METHODS
 from softjax._modes import MODES
+from softjax_pallas import named
 from softjax_pallas.ops import pairwise
 from softjax_pallas.ops.pairwise import KERNELS
 
@@ -116,7 +117,7 @@ def definition(method, op, mode, shape, ranks):
     want = expected(method, op, mode, ranks, *arguments)
     with x64():
         arrays = [jnp.asarray(a) for a in arguments]
-        dense, weights = METHODS[method].dense, jnp.asarray(weights_of(want))
+        dense, weights = METHODS[method].definition, jnp.asarray(weights_of(want))
         gradients = [np.asarray(g) for g in value_and_gradients(dense, op, mode, ranks, arrays, weights)[1]]
     return want, gradients, size(method, op, mode, *arguments)
 
@@ -135,7 +136,7 @@ class Pairwise:
 
     def forms(self, method):
         """What is tested."""
-        return pairwise.forms(self.implementation)[method]
+        return named(METHODS[method], self.implementation)
 
     def check(self, method, op, mode, shape, few=False):
         """Value and gradients of one form.

@@ -16,7 +16,7 @@ from cases import x64
 from test_path import DEVICES, TARGETS, described
 
 import softjax as sj
-from softjax import _dispatch
+import softjax_pallas
 from softjax._modes import MODES
 from softjax._primitive import Target
 from softjax_pallas import _selection as choice
@@ -188,8 +188,8 @@ def test_the_branch_of_a_platform_with_kernels(monkeypatch, function):
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 37)), jnp.float32)
     run = jax.jit(lambda x: (jax.value_and_grad(function)(x), jax.vmap(jax.grad(lambda r: function(r[None])))(x)))
     assert "while" in run.lower(x).as_text()
-    found = _dispatch.Fused("ot", "mask", None).explain(Target("cpu"), x, jnp.ones(2), jnp.ones(2), None)
-    assert found.implementation == "pallas_interpret"
+    found = choice.pick("ot", "mask", Target("cpu"), x, jnp.ones(2), jnp.ones(2), None)
+    assert found[0] == "pallas_interpret"
     (value, gradient), rows = run(x)
     second = lambda x: jax.jvp(jax.grad(function), (x,), (x,))[1]
     curvature = jax.jit(second)(x)
@@ -250,8 +250,9 @@ def test_the_pairwise_orders_where_a_rule_chooses_them(monkeypatch, method, oper
         "rank": (),
         "transposed": (range(19), jnp.ones((2, 19, 1))),
     }[op]
-    found = _dispatch.Fused(method, op, None).explain(Target("cpu"), x, *more, jnp.ones(2), entry)
-    assert found.implementation == "pallas_interpret" and found.tiles
+    arguments = x, *more, jnp.ones(2), entry
+    assert choice.pick(method, op, Target("cpu"), *arguments)[0] == "pallas_interpret"
+    assert softjax_pallas.tiles(method, op, "pallas_interpret", *arguments)
     seen = []
     value, pull = PairwiseKernel.value, PairwiseKernel.pull
     monkeypatch.setattr(PairwiseKernel, "value", lambda self, *a: seen.append((self.op, "value")) or value(self, *a))

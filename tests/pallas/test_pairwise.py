@@ -7,7 +7,9 @@ import pytest
 import suite
 from cases import x64
 
+from softjax._methods import METHODS
 from softjax._modes import MODES
+from softjax_pallas import named
 from softjax_pallas.ops import pairwise
 from softjax_pallas.ops.pairwise import PairwiseKernel
 from softjax_pallas.tile_engine import mosaic_gpu
@@ -70,11 +72,11 @@ def test_unsupported_calls_say_why():
     assert "bytes" in ask("rows", "float32", (1, 100_000, 100_000), "pallas_mosaic_tpu")
     x, tau = jnp.zeros((2, 10)), jnp.ones((2,))
     with pytest.raises(NotImplementedError, match="implementation='xla' can"):
-        pairwise.forms("pallas_mosaic_gpu")["softsort"].rows(x, range(10), tau, smooth)
+        named(METHODS["softsort"], "pallas_mosaic_gpu").rows(x, range(10), tau, smooth)
     with pytest.raises(NotImplementedError, match="no kernel for 'rank' of 'softsort'. implementation='xla' can"):
-        pairwise.forms("pallas_interpret")["softsort"].rank(x, tau, smooth)
-    with pytest.raises(ValueError, match="implementation"):
-        pairwise.forms("pallas_nothing")
+        named(METHODS["softsort"], "pallas_interpret").rank(x, tau, smooth)
+    with pytest.raises(NotImplementedError, match="'pallas_nothing' is no kernel implementation"):
+        named(METHODS["softsort"], "pallas_nothing").rows(x, range(10), tau, smooth)
 
 
 def test_a_large_batch_takes_several_launches(monkeypatch):

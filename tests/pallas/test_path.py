@@ -12,8 +12,8 @@ from jax.sharding import AbstractMesh, use_abstract_mesh
 
 from softjax._methods import METHODS
 from softjax._modes import MODES
+from softjax_pallas import named
 from softjax_pallas._kernel import compute_capability
-from softjax_pallas.ops import pairwise
 
 try:
     from jax.sharding import AbstractDevice
@@ -63,7 +63,7 @@ def lowered(forms, op, platform, mode="smooth", kind=None):
 def test_kernels_are_in_the_lowered_text(implementation, method, op, mode):
     """Forward and backward kernels, by name, and the call that runs them."""
     platform, target = TARGETS[implementation]
-    text = lowered(pairwise.forms(implementation)[method], op, platform, mode, DEVICES.get(implementation))
+    text = lowered(named(METHODS[method], implementation), op, platform, mode, DEVICES.get(implementation))
     assert target in text
     for name in NAMES[method, op, mode]:
         assert f"softjax_{name}" in text
@@ -73,7 +73,7 @@ def test_kernels_are_in_the_lowered_text(implementation, method, op, mode):
 def test_a_device_that_cannot_run_a_named_kernel_is_told(kind):
     """A compiler would abort: Mosaic GPU is for compute capability 9.0 and newer."""
     with pytest.raises(NotImplementedError, match=f"pallas_mosaic_gpu.*{kind} has 8.x.*implementation='xla' can"):
-        lowered(pairwise.forms("pallas_mosaic_gpu")["softsort"], "rows", "cuda", kind=kind)
+        lowered(named(METHODS["softsort"], "pallas_mosaic_gpu"), "rows", "cuda", kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +89,14 @@ def test_capability_of_a_device_that_is_only_described(kind, major):
 
 def test_the_xla_form_has_none():
     """The check above can fail."""
-    text = lowered(METHODS["softsort"].xla, "apply", "cuda")
+    text = lowered(METHODS["softsort"].plain, "apply", "cuda")
     assert "softjax_" not in text and "triton" not in text and "mosaic" not in text
 
 
 def moves(implementation, method, op, mode):
     """Which gathers and scatters are in the text of value and gradient, with two channels of payload for `apply`."""
     number = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    form, n = getattr(pairwise.forms(implementation)[method], op), 300
+    form, n = getattr(named(METHODS[method], implementation), op), 300
     arrays = number((2, n)), number((2,)), *([number((2, n, 2))] if op == "apply" else [])
 
     def loss(x, tau, *payload):

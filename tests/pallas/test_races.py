@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import suite
 
+from softjax._methods import METHODS
 from softjax._modes import MODES
-from softjax_pallas.ops import ot as transport
-from softjax_pallas.ops import pairwise
+from softjax_pallas import named
 
 IMPLEMENTATION = "pallas_interpret_races"
 
@@ -47,7 +47,7 @@ def drawn(batch, n, payload=False):
 @pytest.mark.parametrize(("method", "op"), suite.FORMS)
 def test_kernels_have_no_races(method, op, mode):
     """Value and gradient of every form, over several blocks with a ragged end."""
-    forms = pairwise.forms(IMPLEMENTATION)[method]
+    forms = named(METHODS[method], IMPLEMENTATION)
     assert not races_found(slopes(forms, op, range(20), mode), *drawn(1, 20))
 
 
@@ -56,7 +56,7 @@ def test_kernels_have_no_races(method, op, mode):
 @pytest.mark.parametrize("ranks", [range(17, 20), range(20)])
 def test_kernels_with_a_payload_have_no_races(ranks, mode):
     """Two columns, for few rows and for all."""
-    forms = pairwise.forms(IMPLEMENTATION)["neuralsort"]
+    forms = named(METHODS["neuralsort"], IMPLEMENTATION)
     assert not races_found(slopes(forms, "apply", ranks, mode, payload=True), *drawn(1, 20, payload=True))
 
 
@@ -78,7 +78,7 @@ def detecting(monkeypatch):
 @pytest.mark.parametrize(("method", "op"), suite.FORMS)
 def test_mosaic_gpu_kernels_have_no_races(detecting, method, op, mode):
     """Two whole blocks. A ragged last one overlaps the one before it, and both write what lies in both."""
-    forms, payload = pairwise.forms("pallas_interpret_gpu")[method], op == "apply"
+    forms, payload = named(METHODS[method], "pallas_interpret_gpu"), op == "apply"
     run = jax.jit(slopes(forms, op, range(128), mode, payload))
     assert all(np.isfinite(a).all() for a in jax.block_until_ready(run(*drawn(1, 128, payload))))
 
@@ -91,7 +91,7 @@ FEW = [(op, k, mode) for op, k in (("rows", 1), ("apply", 3), ("rows", 17), ("ap
 def test_mosaic_gpu_transport_has_no_races(detecting, op, k, mode):
     """Two rows with a ragged end."""
     n = 200
-    run = jax.jit(slopes(transport.forms("pallas_interpret_gpu")["ot"], op, range(n - k, n), mode))
+    run = jax.jit(slopes(named(METHODS["ot"], "pallas_interpret_gpu"), op, range(n - k, n), mode))
     assert all(np.isfinite(a).all() for a in jax.block_until_ready(run(*drawn(2, n))))
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import oracle
 import pytest
 
+from softjax._methods import METHODS
 from softjax._methods.ot import method as ot
 from softjax._modes import MODES
+from softjax_pallas import named
 
 pytestmark = pytest.mark.slow
 
@@ -19,9 +21,7 @@ PORTABLE, MOSAIC = "pallas_interpret", "pallas_interpret_gpu"
 
 @functools.cache
 def forms(implementation):
-    from softjax_pallas.ops import ot as transport
-
-    return transport.forms(implementation)["ot"]
+    return named(METHODS["ot"], implementation)
 
 
 def keys(batch, n, seed=0, ties=False):
@@ -37,7 +37,7 @@ def keys(batch, n, seed=0, ties=False):
 @functools.cache
 def evaluated(which, n, k, mode, op):
     """Value and gradients of one operation, compiled once: which is an implementation or None for the definition."""
-    form = ot.DENSE if which is None else forms(which)
+    form = ot.DEFINITION if which is None else forms(which)
     ranks = range(n - k, n)
 
     def value(x, payload, tau):
@@ -133,7 +133,7 @@ def test_half_precision(dtype):
     rows = jax.jit(lambda y: forms(PORTABLE).rows(y, range(38, 40), jnp.full(2, 0.1, jnp.float32), MODES["smooth"]))(y)
     with cases.x64():
         wide = jnp.asarray(np.asarray(y, np.float64))
-        exact = ot.DENSE.rows(wide, range(38, 40), jnp.full(2, 0.1), MODES["smooth"])
+        exact = ot.DEFINITION.rows(wide, range(38, 40), jnp.full(2, 0.1), MODES["smooth"])
     assert rows.dtype == dtype
     np.testing.assert_allclose(np.asarray(rows, np.float64), exact, atol=float(jnp.finfo(dtype).eps))
 
@@ -145,7 +145,7 @@ def test_traced_ranks():
         return form.rows(y, ranks, tau, MODES["smooth"])
 
     ranks = jnp.asarray([4.0, 5.0], jnp.float32)
-    got, want = (jax.jit(functools.partial(rows, form))(ranks) for form in (forms(PORTABLE), ot.DENSE))
+    got, want = (jax.jit(functools.partial(rows, form))(ranks) for form in (forms(PORTABLE), ot.DEFINITION))
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -153,7 +153,7 @@ def test_traced_ranks():
 def test_rank(mode):
     y, tau = jnp.asarray(keys(2, 19), jnp.float32), jnp.full(2, 0.1, jnp.float32)
     got, want = (
-        jax.jit(lambda y, form=form: form.rank(y, tau, MODES[mode]))(y) for form in (forms(PORTABLE), ot.DENSE)
+        jax.jit(lambda y, form=form: form.rank(y, tau, MODES[mode]))(y) for form in (forms(PORTABLE), ot.DEFINITION)
     )
     np.testing.assert_allclose(got, want, atol=19 * 2e-5)
 

@@ -8,15 +8,15 @@ from test_path import DEVICES, TARGETS, described
 from test_races import IMPLEMENTATION as RACES
 from test_races import races_found
 
+from softjax._methods import METHODS
 from softjax._modes import MODES
+from softjax_pallas import named
 
 
 @pytest.mark.parametrize("implementation", TARGETS)
 @pytest.mark.parametrize("k", [1, 20])
 def test_the_kernels_are_in_the_lowered_text(implementation, k):
-    from softjax_pallas.ops import ot as transport
-
-    rows = transport.forms(implementation)["ot"].rows
+    rows = named(METHODS["ot"], implementation).rows
 
     def loss(y, tau):
         return jnp.sum(rows(y, range(200 - k, 200), tau, MODES["smooth"]))
@@ -33,9 +33,7 @@ def test_the_kernels_are_in_the_lowered_text(implementation, k):
 @pytest.mark.parametrize("mode", ["smooth", "c1"])
 def test_kernels_have_no_races(op, k, mode):
     """Value and gradient, by name; two rows, several blocks of keys with a ragged end."""
-    from softjax_pallas.ops import ot as transport
-
-    n, form = 600, getattr(transport.forms(RACES)["ot"], op)
+    n, form = 600, getattr(named(METHODS["ot"], RACES), op)
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(2, n)), jnp.float32)
     more = {"rows": (range(n - k, n),), "apply": (range(n - k, n), None), "mask": (jnp.full(2, 2.5),)}[op]
     loss = lambda x, tau: jnp.sum(jnp.sin(form(x, *more, tau, MODES[mode])))
@@ -67,13 +65,11 @@ def test_races_between_rows():
 
 
 def test_a_named_kernel_says_why_it_cannot_run():
-    from softjax_pallas.ops import ot as transport
-
     tau = jnp.full(2, 0.1, jnp.float32)
     with pytest.raises(NotImplementedError, match="pallas_mosaic_gpu.*100 keys do not fill a tile of 128"):
-        transport.forms("pallas_mosaic_gpu")["ot"].rows(jnp.ones((2, 100)), range(99, 100), tau, MODES["smooth"])
+        named(METHODS["ot"], "pallas_mosaic_gpu").rows(jnp.ones((2, 100)), range(99, 100), tau, MODES["smooth"])
     with pytest.raises(NotImplementedError, match="rank.*500 anchors are more than the 47 that a kernel holds"):
-        transport.forms("pallas_mosaic_gpu")["ot"].rank(jnp.ones((2, 500)), tau, MODES["smooth"])
+        named(METHODS["ot"], "pallas_mosaic_gpu").rank(jnp.ones((2, 500)), tau, MODES["smooth"])
 
 
 def test_supports():
@@ -90,9 +86,7 @@ def test_supports():
 
 
 def test_vmap_folds_into_the_batch():
-    from softjax_pallas.ops import ot as transport
-
-    rows = transport.forms("pallas_interpret")["ot"].rows
+    rows = named(METHODS["ot"], "pallas_interpret").rows
     y = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 2, 20)), jnp.float32)
     tau = jnp.full(2, 0.1, jnp.float32)
 

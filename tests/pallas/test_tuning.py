@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import suite
 
+from softjax._methods import METHODS
 from softjax._modes import MODES
-from softjax_pallas import _kernel, tuning
+from softjax_pallas import _kernel, named, tuning
 from softjax_pallas.ops import ot as transport
 from softjax_pallas.ops import pairwise
 from softjax_pallas.ops.ot.limits import MAX_ANCHORS
@@ -28,7 +29,7 @@ def apply(mode="c1"):
     """Value and gradient of NeuralSort's band, whose bounds follow from the tiles, as one jitted function."""
 
     def loss(x, tau):
-        y = pairwise.forms("pallas_interpret")["neuralsort"].apply(x, range(N), None, tau, MODES[mode])
+        y = named(METHODS["neuralsort"], "pallas_interpret").apply(x, range(N), None, tau, MODES[mode])
         return jnp.sum(jnp.sin(3 * y))
 
     return jax.jit(jax.value_and_grad(loss))
@@ -90,7 +91,7 @@ def test_an_override_of_transport():
     x, tau = jnp.asarray(suite.keys(1, N), jnp.float32), jnp.full((1,), 0.2, jnp.float32)
 
     def top(x, tau):
-        return transport.forms("pallas_interpret")["ot"].apply(jax.nn.sigmoid(x), range(N - 2, N), None, tau, smooth)
+        return named(METHODS["ot"], "pallas_interpret").apply(jax.nn.sigmoid(x), range(N - 2, N), None, tau, smooth)
 
     smooth = MODES["smooth"]
     plain = jax.jit(top)(x, tau)

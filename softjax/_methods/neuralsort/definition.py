@@ -8,13 +8,14 @@ so a row peaks at j = r and falls off on both sides. Logits relative to that pea
 have terms of one sign: no cancellation, whatever n and the keys' offset.
 """
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ..._axis import neighbours
 from ..._modes import Mode
 from ..._types import Float
-from ..base import Forms, Keys, PerRow, Ranks, always, applied, as_array
+from ..base import AbstractMethod, Keys, PerRow, Ranks, as_array
 from ..preprocess import spoiled
 from ..ties import kink
 
@@ -51,12 +52,15 @@ def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
     return kink(s, jnp.ones_like(s)[:, :, None])[:, :, 0] / tau[:, None]
 
 
-def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
-    """The column-normalised expectation sum_r P_rj r / sum_r P_rj."""
-    positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    p = rows(x, neighbours(0, x.shape[-1]), tau, mode)
-    weighted: Array = jnp.einsum("brn,r->bn", p, positions, precision=lax.Precision.HIGHEST)
-    return weighted / jnp.sum(p, axis=1)
+@dataclass(frozen=True)
+class NeuralSortDefinition(AbstractMethod):
+    """NeuralSort by rows that are written out."""
+
+    name = "neuralsort"
+    rank_step = 0.5
+
+    def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        return rows(x, ranks, tau, mode)
 
 
-DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always)
+DEFINITION = NeuralSortDefinition()

@@ -6,7 +6,9 @@ The elements, of mass 1 each, are transported to anchors in [0, 1]: one of mass 
 gap between wanted ranks, a filler with the mass of the ranks skipped. The plan's columns are the rows of P.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,10 @@ import numpy as np
 from jax import Array, lax
 
 from ..._axis import neighbours
+from ..._dispatch import by_kernels
 from ..._modes import Mode
 from ..._types import Float
-from ..base import Forms, Keys, PerRow, Ranks, SolverInfo, always, applied, as_array, count
+from ..base import AbstractMethod, Keys, PerRow, Ranks, SolverInfo, as_array, count
 from ..preprocess import spoiled
 from . import newton_cg
 from .semidual_newton import Problem, midway, plan, potentials
@@ -98,71 +101,112 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
     return mass / lax.stop_gradient(jnp.sum(mass, axis=-1, keepdims=True)) + spoiled(tau)[:, None, None]
 
 
-def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
-    """Every element's expected anchor: rows of the plan are distributions over the ranks."""
-    positions = jnp.arange(x.shape[-1], dtype=x.dtype)
-    problem, bins = _problem(x, neighbours(0, x.shape[-1]), tau)
-    p = _pick(plan(problem, mode), bins)
-    return jnp.matmul(positions, p, precision="highest") + spoiled(tau)[:, None]
-
-
-def mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
+def _mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
     """Transport to two anchors, of masses n - k and k: the upper one's column."""
     return pair_mask(mode, x, k, _resolved(tau))[0] + spoiled(tau)[:, None]
 
 
-DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always, mask=mask)
+@dataclass(frozen=True)
+class TransportDefinition(AbstractMethod):
+    """Optimal transport by plans that are written out."""
+
+    name = "ot"
+    joint = True
+    standardize = True
+
+    def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        return rows(x, ranks, tau, mode)
+
+    def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+        """Every element's expected anchor: rows of the plan are distributions over the ranks."""
+        positions = jnp.arange(x.shape[-1], dtype=x.dtype)
+        problem, bins = _problem(x, neighbours(0, x.shape[-1]), tau)
+        p = _pick(plan(problem, mode), bins)
+        return jnp.matmul(positions, p, precision="highest") + spoiled(tau)[:, None]
+
+    def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
+        return _mask(x, k, tau, mode)
+
+    def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
+        return _solver_info(x, ranks, tau, mode, potentials)
+
+
+DEFINITION = TransportDefinition()
 
 _FEW = 128
 """Up to this many anchors the plan of n x anchors entries is kept, and its Laplacian inverted directly."""
 
 
-def writes(n: int, ranks: Ranks) -> bool:
-    """Do these ranks and the fillers between them make few anchors? Rows of symbolic length are never streamed."""
-    return not isinstance(n, int) or jax.eval_shape(lambda: targets(ranks, n, jnp.float32).masses).shape[0] <= _FEW
+@dataclass(frozen=True)
+class OptimalTransport(AbstractMethod):
+    """Optimal transport, in O(n) memory however many ranks are wanted."""
+
+    automatic: bool = True
+    name = "ot"
+    joint = True
+    standardize = True
+
+    @property
+    def plain(self) -> AbstractMethod:
+        return replace(self, automatic=False)
+
+    @property
+    def definition(self) -> AbstractMethod:
+        return DEFINITION
+
+    def writes_rows(self, n: Any, ranks: Ranks) -> bool:
+        """Do these ranks and the fillers between them make few anchors? Rows of symbolic length are never streamed."""
+        return not isinstance(n, int) or jax.eval_shape(lambda: targets(ranks, n, jnp.float32).masses).shape[0] <= _FEW
+
+    @by_kernels
+    def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        return rows(x, ranks, tau, mode)
+
+    @by_kernels
+    def apply(
+        self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+    ) -> Float[Array, "batch r d"]:
+        if self.writes_rows(x.shape[-1], ranks):
+            return DEFINITION.apply(x, ranks, payload, tau, mode)
+        problem, bins = _problem(x, ranks, tau)
+        psi, _ = newton_cg.potentials(mode, problem)
+        sums, _ = newton_cg.solved_sweep(mode, psi, problem, x[:, :, None] if payload is None else payload, None)
+        return _pick(sums[:, :, :-1] / lax.stop_gradient(sums[:, :, -1:]), bins) + spoiled(tau)[:, None, None]
+
+    def transposed(
+        self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+    ) -> Float[Array, "batch n d"]:
+        if self.writes_rows(x.shape[-1], ranks):
+            return DEFINITION.transposed(x, ranks, y, tau, mode)
+        problem, bins = _problem(x, ranks, tau)
+        psi, _ = newton_cg.potentials(mode, problem)
+        received = _pick(lax.stop_gradient(newton_cg.received(mode, problem)(psi)), bins)[:, :, None]
+        values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
+        return newton_cg.solved_sweep(mode, psi, problem, None, values)[1] + spoiled(tau)[:, None, None]
+
+    def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Keys:
+        """Every element's expected anchor: rows of the plan are distributions over the ranks."""
+        n = x.shape[-1]
+        if self.writes_rows(n, neighbours(0, n)):
+            return DEFINITION.rank(x, tau, mode)
+        problem, _ = _problem(x, range(n), tau)
+        psi, _ = newton_cg.potentials(mode, problem)
+        positions = jnp.broadcast_to(jnp.arange(n, dtype=x.dtype), x.shape)
+        sums = newton_cg.solved_sweep(mode, psi, problem, None, positions[:, :, None])[1]
+        return sums[:, :, 0] + spoiled(tau)[:, None]
+
+    @by_kernels
+    def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
+        return _mask(x, k, tau, mode)
+
+    def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
+        solver = potentials if self.writes_rows(x.shape[-1], ranks) else newton_cg.potentials
+        return _solver_info(x, ranks, tau, mode, solver)
 
 
-def streamed_apply(
-    x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
-) -> Float[Array, "batch r d"]:
-    """Rows of P times the payload, in O(n) memory however many ranks are wanted."""
-    if writes(x.shape[-1], ranks):
-        return DENSE.apply(x, ranks, payload, tau, mode)
-    problem, bins = _problem(x, ranks, tau)
-    psi, _ = newton_cg.potentials(mode, problem)
-    sums, _ = newton_cg.solved_sweep(mode, psi, problem, x[:, :, None] if payload is None else payload, None)
-    return _pick(sums[:, :, :-1] / lax.stop_gradient(sums[:, :, -1:]), bins) + spoiled(tau)[:, None, None]
-
-
-def streamed_transposed(
-    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
-) -> Float[Array, "batch n d"]:
-    """The transpose of rows of P times y, in O(n) memory."""
-    if writes(x.shape[-1], ranks):
-        return jnp.matmul(jnp.swapaxes(rows(x, ranks, tau, mode), 1, 2), y, precision="highest")
-    problem, bins = _problem(x, ranks, tau)
-    psi, _ = newton_cg.potentials(mode, problem)
-    received = _pick(lax.stop_gradient(newton_cg.received(mode, problem)(psi)), bins)[:, :, None]
-    values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
-    return newton_cg.solved_sweep(mode, psi, problem, None, values)[1] + spoiled(tau)[:, None, None]
-
-
-def streamed_rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
-    """Every element's expected anchor, in O(n) memory."""
-    if writes(x.shape[-1], neighbours(0, x.shape[-1])):
-        return rank(x, tau, mode)
-    problem, _ = _problem(x, range(x.shape[-1]), tau)
-    psi, _ = newton_cg.potentials(mode, problem)
-    positions = jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=x.dtype), x.shape)
-    return newton_cg.solved_sweep(mode, psi, problem, None, positions[:, :, None])[1][:, :, 0] + spoiled(tau)[:, None]
-
-
-def solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
-    """How the potentials behind these rows are found: one solve, as in `streamed_apply`."""
+def _solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, solver: Callable[..., Any]) -> SolverInfo:
+    """How the potentials behind these rows are found: one solve."""
     problem, _ = _problem(x, ranks, tau)
     if problem.anchors.shape[0] == 1:
         return SolverInfo(jnp.zeros(tau.shape, jnp.int32), jnp.zeros_like(tau))
-    return (potentials if writes(x.shape[-1], ranks) else newton_cg.potentials)(mode, problem)[1]
-
-
-FAST = Forms(rows, streamed_apply, streamed_rank, mask=mask, transposed=streamed_transposed, writes=writes)
+    return solver(mode, problem)[1]

@@ -1,12 +1,14 @@
 """SoftSort (Prillo and Eisenschlos, arXiv:2006.16038): row r is the projection of -|s_r - x_j| / tau, s = sort(x)."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from ..._modes import Mode
 from ..._types import Float
-from ..base import Forms, Keys, PerRow, Ranks, always, applied, count, multiply
+from ..base import AbstractMethod, Keys, PerRow, Ranks, count, multiply
 from ..hard_sort import largest, pick
 from ..preprocess import spoiled
 
@@ -45,10 +47,19 @@ def _mean_positions(s: Keys) -> Keys:
     return (before + through - 1).astype(s.dtype) / 2
 
 
-def rank(x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
-    """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
-    s = jnp.sort(x, axis=-1)
-    return multiply(_distributions(x, s, tau, mode), _mean_positions(s)[:, :, None])[:, :, 0]
+@dataclass(frozen=True)
+class SoftSortDefinition(AbstractMethod):
+    """SoftSort by rows that are written out."""
+
+    name = "softsort"
+
+    def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        return rows(x, ranks, tau, mode)
+
+    def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
+        """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
+        s = jnp.sort(x, axis=-1)
+        return multiply(_distributions(x, s, tau, mode), _mean_positions(s)[:, :, None])[:, :, 0]
 
 
-DENSE = Forms(rows=rows, apply=applied(rows), rank=rank, writes=always)
+DEFINITION = SoftSortDefinition()

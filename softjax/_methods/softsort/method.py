@@ -1,57 +1,64 @@
 """SoftSort without the n x n matrix: by recurrences in the smooth mode, by windows in the sparse ones."""
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 from jax import Array
 
+from ..._dispatch import by_kernels
 from ..._modes import Mode
 from ..._types import Float
-from ..base import Forms, Keys, PerRow, Ranks, at_most, count, multiply
-from ..non_finite import Pulled
-from ..preprocess import spoiled
+from ..base import AbstractMethod, Keys, PerRow, Ranks, at_most, count
 from . import definition, smooth, sparse
+from .definition import DEFINITION
 
 _FEW = 16
 """Up to this many rows are cheaper one by one, O(n) each, than all of them at once."""
 
 
-def writes(n: int, ranks: Ranks) -> bool:
-    """Are these few?"""
-    del n
-    return at_most(_FEW, count(ranks))
-
-
-def _many(x: Keys, mode: Mode):
+def _many(x: Keys, mode: Mode) -> Any:
     """What serves many rows of these keys. Windows are found by halving and doubling, which no symbol counts."""
     if mode.degree is None:
         return smooth
-    return sparse if isinstance(x.shape[-1], int) else definition.DENSE
+    return sparse if isinstance(x.shape[-1], int) else DEFINITION
 
 
-def apply(
-    x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
-) -> Float[Array, "batch r d"]:
-    """Rows of P times the payload."""
-    if writes(x.shape[-1], ranks):
-        return definition.DENSE.apply(x, ranks, payload, tau, mode)
-    return _many(x, mode).apply(x, ranks, payload, tau, mode)
+@dataclass(frozen=True)
+class SoftSort(AbstractMethod):
+    """SoftSort, in O(n) memory and at the price of a sort."""
 
+    automatic: bool = True
+    name = "softsort"
 
-def transposed(
-    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
-) -> Float[Array, "batch n d"]:
-    """The transpose of rows of P times y."""
-    if writes(x.shape[-1], ranks):
-        return multiply(jnp.swapaxes(definition.rows(x, ranks, tau, mode), 1, 2), y)
-    many = _many(x, mode)
-    if isinstance(ranks, jax.Array) or many.transposed is None:
-        return Pulled(apply)(x, ranks, y, tau, mode) + spoiled(tau)[:, None, None]
-    return many.transposed(x, ranks, y, tau, mode)
+    @property
+    def plain(self) -> AbstractMethod:
+        return replace(self, automatic=False)
 
+    @property
+    def definition(self) -> AbstractMethod:
+        return DEFINITION
 
-def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
-    """Zero-based soft ranks."""
-    return _many(x, mode).rank(x, tau, mode)
+    def writes_rows(self, n: Any, ranks: Ranks) -> bool:
+        """Are these few?"""
+        return at_most(_FEW, count(ranks))
 
+    @by_kernels
+    def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        return definition.rows(x, ranks, tau, mode)
 
-FAST = Forms(rows=definition.rows, apply=apply, rank=rank, transposed=transposed, writes=writes)
+    def apply(
+        self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+    ) -> Float[Array, "batch r d"]:
+        form = DEFINITION if self.writes_rows(x.shape[-1], ranks) else _many(x, mode)
+        return form.apply(x, ranks, payload, tau, mode)
+
+    def transposed(
+        self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+    ) -> Float[Array, "batch n d"]:
+        by_rows = isinstance(ranks, jax.Array) or self.writes_rows(x.shape[-1], ranks)
+        return (DEFINITION if by_rows else _many(x, mode)).transposed(x, ranks, y, tau, mode)
+
+    def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Keys:
+        """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
+        return _many(x, mode).rank(x, tau, mode)

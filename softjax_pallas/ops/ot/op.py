@@ -5,7 +5,7 @@ stays in XLA, since no Pallas backend lowers it.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from softjax._fused import run
-from softjax._methods.base import Forms, Keys, PerRow, Ranks, always, count
+from softjax._kernel_form import run
+from softjax._methods.base import Keys, PerRow, Ranks, count
 from softjax._methods.ot import method as ot
 from softjax._methods.ot import semidual_newton
 from softjax._modes import Mode
@@ -23,7 +23,7 @@ from softjax._types import Float
 from ..._autodiff import FormKernel, Rule, Solve
 from ..._kernel import Named, cannot_run
 from .kernels import kernels, sizes
-from .limits import OPS, max_payload, supports
+from .limits import max_payload, supports
 from .spec import Operands, Spec
 
 
@@ -186,26 +186,22 @@ def refusal(implementation: str, op: str, x: Any, *arguments: Any) -> str | None
     return supports(op, "ot", x.dtype, (*x.shape, k, d), implementation)
 
 
-def _form(kernel: TransportKernel, x: Keys, *arguments: Any) -> Array:
-    """One form: checks that a kernel serves the call, then calls it."""
-    implementation, op = kernel.implementation, kernel.op
+_kernel = cache(TransportKernel)  # a kernel is one object, by which its traced shapes are remembered
+
+
+def named(implementation: str, method: str, op: str, x: Keys, *arguments: Any) -> Array:
+    """A function of a method by kernels of that implementation, once it is sure that one serves the call."""
     if x.shape[0] == 0 or x.shape[1] < 2 or anchors(op, x, *arguments) < 2:  # nothing to solve
-        return getattr(ot.DENSE, op)(x, *arguments)
+        return getattr(ot.DEFINITION, op)(x, *arguments)
     if reason := refusal(implementation, op, x, *arguments):
-        raise cannot_run(implementation, op, "ot", reason)
+        raise cannot_run(implementation, op, method, reason)
     arguments = tuple(
         jnp.broadcast_to(a, (x.shape[0], *a.shape))
         if i == 0 and op in ("rows", "apply") and isinstance(a, jax.Array)
         else a
         for i, a in enumerate(arguments)
     )
-    return run(Named(implementation, "ot", op, kernel), x, *arguments)
-
-
-def forms(implementation: str) -> dict[str, Forms]:
-    """The forms of every method that this package implements by transport kernels, on keys (batch, n)."""
-    by_kernels = {op: partial(_form, TransportKernel(implementation, "ot", op)) for op in OPS}
-    return {"ot": Forms(**by_kernels, writes=always)}  # pyright: ignore[reportArgumentType]
+    return run(Named(implementation, method, op, _kernel(implementation, method, op)), x, *arguments)
 
 
 def tiles(op: str, implementation: str, x: Any, *arguments: Any) -> dict[str, int]:

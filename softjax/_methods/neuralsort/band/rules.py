@@ -20,6 +20,7 @@ class BandOperator(Operator):
     mode: Smooth | Power
     order: int = 0
     end_to_end = True
+    sound = 3  # keys, softness and theta
 
 
 def _tangent_of(reference, fixed, dfixed):
@@ -92,7 +93,7 @@ class _Cols(BandOperator):
 class Normalisers(BandOperator):
     """(s, tau) -> theta."""
 
-    fixed = 2
+    fixed = sound = 2
 
     def run(self, s, tau):
         return (passes.normalisers(self.mode, s, tau),)
@@ -123,6 +124,7 @@ class Solve(BandOperator):
     """(s, tau, v) -> theta, P v, c - v_r, of which P v alone has a tangent."""
 
     fixed = 3
+    sound = 2
 
     def run(self, s, tau, v):
         return passes.solve(self.mode, s, tau, v)

@@ -42,6 +42,7 @@ class _Sums(Operator):
     transposed: bool = False
     fixed = 2
     end_to_end = True
+    sound = 2
 
     def run(self, s, reach, v):
         d = v.shape[-1]
@@ -76,6 +77,7 @@ class _Reach(Operator):
     m: int
     fixed = 2
     end_to_end = True
+    sound = 2
 
     def run(self, s, tau):
         return (passes.solve(self.m, s, tau)[0],)
@@ -129,6 +131,7 @@ class Rows(Operator):
     m: int
     fixed = 3
     end_to_end = True
+    sound = 2
 
     def run(self, s, tau, v):
         reach, total = passes.solve(self.m, s, tau)
@@ -154,6 +157,7 @@ class _First(Operator):
 
     fixed = 8
     end_to_end = True
+    sound = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +253,7 @@ class Columns(Operator):
     m: int
     fixed = 3
     end_to_end = True
+    sound = 2
 
     def run(self, s, tau, w):
         reach, total = passes.solve(self.m, s, tau)
@@ -295,6 +300,7 @@ class _ColumnsCotangent(Operator):
     m: int
     fixed = 5
     end_to_end = True
+    sound = 2
 
     def run(self, s, tau, w, reach, total, g):
         y, b, e = _applied(self.m, s, g, reach, total)
