@@ -38,5 +38,5 @@ status=0
 CUDA_PYTHON=.venv-aot-cuda/bin/python TPU_PYTHON=.venv-aot-tpu/bin/python \
     .venv-aot-tpu/bin/python perf/aot/table.py --json "$rows" "$@" || status=1
 # shellcheck disable=SC2086 # none or some options
-.venv-aot-tpu/bin/python perf/aot_gate.py "$rows" ${AOT_GATE:-} || status=1
+.venv-aot-tpu/bin/python perf/gate.py --rows "$rows" ${AOT_GATE:-} || status=1
 exit $status

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jaxlib
-from judgement import Figures
 from shapes import Case
 from timing import temporary_bytes
-from tqdm import tqdm
 
 import softjax as sj
+
+Figures = dict[str, dict[str, int]]
+"""Part of a case ("forward", "gradient", "solver") -> figure -> number."""
 
 _OPCODE = re.compile(r"^\s+(?:ROOT )?%?[\w.-]+ = .*? ([a-z][\w-]*)\(", re.MULTILINE)
 _COUNTED = {"fusions": "fusion", "while loops": "while", "sorts": "sort", "custom calls": "custom-call"}
@@ -54,7 +55,7 @@ def of_program(function: Callable, *arguments) -> dict[str, int]:
 
 def of_case(case: Case) -> Figures:
     """The figures of a case's value, of its value and gradient, and of its solver where it has one."""
-    x = jax.ShapeDtypeStruct(case.shape, "float32")
+    x = case.abstract()
     figures = {"forward": of_program(case.soft, x), "gradient": of_program(case.value_and_gradient(), x)}
     if case.method == "ot" and case.operator in _RANKS:
         p = sj.soft_permutation(case.keys(), softness=case.softness, mode=case.mode, method="ot")
@@ -66,5 +67,4 @@ def of_case(case: Case) -> Figures:
 def measure(cases: Sequence[Case], workers: int = 2) -> dict[str, Figures]:
     """The figures of every case by its key; XLA compiles outside Python's lock, so two at a time."""
     with ThreadPoolExecutor(workers) as pool:
-        found = tqdm(pool.map(of_case, cases), total=len(cases), unit="case", leave=False, disable=None)
-        return {case.key: figures for case, figures in zip(cases, found, strict=True)}
+        return dict(zip([case.key for case in cases], pool.map(of_case, cases), strict=True))

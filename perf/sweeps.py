@@ -1,7 +1,6 @@
-"""What `perf/tune.py` tries: calls that exercise a family of kernels, candidate tiles, and the race between them."""
+"""What `perf/tune.py` tries: cases that exercise a family of kernels, candidate tiles, and the race between them."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,118 +8,21 @@ from statistics import geometric_mean, median
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from progress import tqdm
+from kernel_comparison import implementations as implementations
+from shapes import Case
 from timing import compiled_beside, interleaved
 
-import softjax as sj
 from softjax_pallas import tuning
-from softjax_pallas._kernel import Tile
-from softjax_pallas.tuning import Keys
-
-OPERATORS: dict[str, Callable[..., jax.Array]] = {
-    "sort": lambda x, k, **how: sj.sort(x, **how),
-    "argsort": lambda x, k, **how: sj.argsort(x, **how),
-    "rank": lambda x, k, **how: sj.rank(x, axis=-1, **how),
-    "apply": lambda x, k, **how: sj.top_k(x, k, **how)[0],
-    "rows": lambda x, k, **how: sj.argtop_k(x, k, **how),
-    "mask": lambda x, k, **how: sj.top_k_mask(x, k, **how),
-}
-"""By the name of an operator, or of the form that transport is asked for."""
-
-
-def _hard_rows(x: jax.Array, k: int) -> jax.Array:
-    return jax.nn.one_hot(jax.lax.top_k(x, k)[1], x.shape[-1], dtype=x.dtype)
-
-
-HARD: dict[str, Callable[..., jax.Array]] = {
-    "sort": lambda x, k: jnp.sort(x, axis=-1),
-    "argsort": lambda x, k: jnp.argsort(x, axis=-1),
-    "rank": lambda x, k: jnp.argsort(jnp.argsort(x, axis=-1, descending=True), axis=-1),
-    "apply": lambda x, k: jax.lax.top_k(x, k)[0],
-    "rows": _hard_rows,
-    "mask": lambda x, k: _hard_rows(x, k).sum(-2),
-}
-"""JAX's own operators, by the same names."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """An operator by a method at a shape (batch, n); k is how many are wanted, where the operator takes it."""
-
-    operator: str
-    method: str
-    batch: int
-    n: int
-    k: int = 0
-    mode: str = "smooth"
-    softness: float = 0.1
-
-    def __str__(self) -> str:
-        k = f", k = {self.k}" if self.k else ""
-        return f"{self.method} {self.mode} {self.operator} {self.batch} x {self.n}{k}"
-
-    def keys(self) -> jax.Array:
-        """Normal keys of a fixed seed."""
-        return jnp.asarray(np.random.default_rng(0).normal(size=(self.batch, self.n)), jnp.float32)
-
-    def function(self, implementation: str) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-        """x -> the result, and the gradient of its weighted sum."""
-        how = {"method": self.method, "mode": self.mode, "softness": self.softness, "implementation": implementation}
-
-        def weighted(x):
-            y = OPERATORS[self.operator](x, self.k, **how)
-            weights = jnp.cos(jnp.arange(y.shape[-1], dtype=y.dtype))
-            return jnp.sum(y * weights.reshape((1,) * (y.ndim - 1) + weights.shape)), y
-
-        def both(x):
-            gradient, y = jax.grad(weighted, has_aux=True)(x)
-            return y, gradient
-
-        return both
-
-    def forward(self, implementation: str) -> Callable[[jax.Array], jax.Array]:
-        """x -> the result."""
-        how = {"method": self.method, "mode": self.mode, "softness": self.softness, "implementation": implementation}
-        return lambda x: OPERATORS[self.operator](x, self.k, **how)
-
-    def hard(self, x: jax.Array) -> jax.Array:
-        """x -> the result of JAX's own operator."""
-        return HARD[self.operator](x, self.k)
-
-    def hard_both(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """x -> that result, and the gradient of its sum, zero where the result is of integers."""
-
-        def value(x):
-            y = self.hard(x).astype(x.dtype)
-            return jnp.sum(y), y
-
-        gradient, y = jax.grad(value, has_aux=True)(x)
-        return y, gradient
-
-    def disagreement(self, mine: Any, plain: Any) -> str | None:
-        """How a result and gradient differ from plain JAX's beyond rounding, or None.
-
-        Rounding: float32's unit times the root of the sums' length times the largest logit, which scales the keys'
-        own rounding; relative to the largest entry.
-        """
-        allowed = 8 * float(jnp.finfo(jnp.float32).eps) * math.sqrt(self.n) * max(1.0, 4.0 / self.softness)
-        for what, a, b in zip(("result", "gradient"), mine, plain, strict=True):
-            scale = max(1e-30, float(jnp.max(jnp.abs(b))))
-            off = float(jnp.max(jnp.abs(a - b))) / scale
-            if not off <= allowed:
-                return f"{what} of {self} differs by {off:.1e} of its scale from plain JAX, {allowed:.1e} is rounding"
-        return None
+from softjax_pallas.tuning import Keys, Tile
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A family's candidates on the calls that run its kernels; for transport up to so many anchors."""
+    """A family's candidates on the cases that run its kernels; for transport up to so many anchors."""
 
     implementation: str
     family: str
-    calls: tuple[Call, ...]
+    cases: tuple[Case, ...]
     candidates: tuple[Tile | Keys, ...]
 
     def table(self, tile: Tile | Keys) -> tuning.Table:
@@ -136,106 +38,63 @@ class Sweep:
         return tuning.tile(self.implementation, self.family)
 
 
-def _grid(implementation: str, family: str, anchors: int, tiny: bool) -> tuple[Tile | Keys, ...]:
-    """Every tile of a small grid that the compiler may take."""
-    if family == "transport":
-        sizes = (64,) if tiny else (16, 32, 64, 128, 256, 512, 1024, 2048)
-        found: list[Tile | Keys] = [Keys(anchors, keys) for keys in sizes]
-    else:
-        sides = ((16,), (32,)) if tiny else ((16, 32, 64, 128, 256), (16, 32, 64, 128, 256))
-        found = [Tile(*sides) for sides in itertools.product(*sides)]
-    return tuple(tile for tile in found if tuning.limit(implementation, family, tile) is None)
-
-
-def sweeps(implementation: str, families: Sequence[str], tiny: bool) -> list[Sweep]:
-    """What there is to try for some families; `tiny` for a dry run."""
-    batch, n = (2, 40) if tiny else (16, 2048)
-    modes = ("smooth",) if tiny else ("smooth", "c1")
-    square = tuple(Call("argsort", "softsort", batch, n, mode=mode) for mode in modes)
+def sweeps(implementation: str, families: Sequence[str], tiny: bool) -> Iterator[Sweep]:
+    """What there is to try for some families, of tiles that the compiler may take; `tiny` for a dry run."""
+    allowed = lambda family, tiles: tuple(t for t in tiles if tuning.limit(implementation, family, t) is None)
+    shape, sides = ((2, 40), (16, 32)) if tiny else ((16, 2048), (16, 32, 64, 128, 256))
+    square = [Case("argsort", "softsort", shape)]
     if not tiny:
-        square += (Call("sort", "neuralsort", batch, n, mode="c1"),)
-    found = [
-        Sweep(implementation, family, square, _grid(implementation, family, 0, tiny))
-        for family in families
-        if family != "transport"
-    ]
-    if "transport" in families:
-        batch, n = (2, 80) if tiny else (1024, 1024)
-        limits = _brackets(implementation)
-        for anchors in limits[:1] if tiny else limits:
-            k = 1 if tiny else anchors - 1  # and a filler
-            transport = tuple(Call(op, "ot", batch, n, k) for op in (("apply",) if tiny else ("apply", "rows")))
-            found.append(
-                Sweep(implementation, "transport", transport, _grid(implementation, "transport", anchors, tiny))
-            )
-    return found
-
-
-def _brackets(implementation: str) -> list[int]:
-    """Up to how many anchors the sizes of transport's tiles are told apart: as in the default file."""
+        square += [Case("argsort", "softsort", shape, "c1"), Case("sort", "neuralsort", shape, "c1")]
+    grid = [Tile(*both) for both in ([sides] if tiny else itertools.product(sides, sides))]
+    for family in families:
+        if family != "transport":
+            yield Sweep(implementation, family, tuple(square), allowed(family, grid))
+    if "transport" not in families:
+        return
+    # As many entries as the default file tells apart.
     entries = tuning.load(tuning.FOLDER / "default.json").tiles[implementation]["transport"]
     assert isinstance(entries, tuple)
-    return sorted(entry.anchors for entry in entries)
+    sizes = (64,) if tiny else (16, 32, 64, 128, 256, 512, 1024, 2048)
+    for anchors in sorted(entry.anchors for entry in entries)[: 1 if tiny else None]:
+        k = 1 if tiny else anchors - 1  # and a filler
+        shape, operators = ((2, 80), ["top_k"]) if tiny else ((1024, 1024), ["top_k", "argtop_k"])
+        cases = tuple(Case(operator, "ot", shape, k=k) for operator in operators)
+        yield Sweep(implementation, "transport", cases, allowed("transport", [Keys(anchors, n) for n in sizes]))
 
 
-def race(sweep: Sweep, seconds: float) -> tuple[Tile | Keys | None, list[dict]]:
-    """The fastest candidate whose results agree with plain JAX's, None where none does; and what became of each."""
-    inputs = [call.keys() for call in sweep.calls]
-    plain = [jax.jit(call.function("xla"))(x) for call, x in zip(sweep.calls, inputs, strict=True)]
-    candidates = dict.fromkeys((sweep.current(), *sweep.candidates))
+def race(sweep: Sweep, seconds: float) -> tuple[Tile | Keys | None, dict[Tile | Keys, list[float] | str]]:
+    """The fastest candidate whose results agree with plain JAX's, None where none does.
 
-    def traced() -> Iterator[tuple[tuple[Tile | Keys, int], Callable[[], jax.stages.Lowered]]]:
-        for tile in (bar := tqdm(list(candidates), unit="tile", leave=False, disable=None)):
-            bar.set_postfix_str(f"{sweep.implementation} {sweep.family} {tile}")
+    Beside it each candidate's median seconds of every case, or why it is out; of one case all candidates take turns.
+    """
+    inputs = [case.keys() for case in sweep.cases]
+    plain = [jax.jit(case.by("xla").result_and_gradient())(x) for case, x in zip(sweep.cases, inputs, strict=True)]
+
+    def traced() -> Iterator[tuple[Any, Callable]]:
+        for tile in dict.fromkeys((sweep.current(), *sweep.candidates)):
             with tuning.override(sweep.table(tile)):
-                for i, (call, x) in enumerate(zip(sweep.calls, inputs, strict=True)):
-                    yield (tile, i), partial(jax.jit(call.function(sweep.implementation)).lower, x)
+                for case, x in zip(sweep.cases, inputs, strict=True):
+                    function = case.by(sweep.implementation).result_and_gradient()
+                    yield (tile, case), partial(jax.jit(function).lower, x)
 
     built = compiled_beside(traced())
-    programs: dict[Tile | Keys, list] = {}
-    told: list[dict] = []
-    for tile in candidates:
-        of = [built[tile, i] for i in range(len(sweep.calls))]
-        if (wrong := _wrong(sweep, of, inputs, plain)) is None:
-            programs[tile] = of
-        told.append({"tile": vars(tile)} | ({} if wrong is None else {"refused": wrong}))
-    medians = _medians(programs, inputs, seconds)
-    for line, tile in zip(told, candidates, strict=True):
-        line["seconds"] = medians.get(tile)
-    return min(medians, key=lambda tile: geometric_mean(medians[tile]), default=None), told
+    told: dict[Tile | Keys, Any] = {}
+    for tile in dict.fromkeys(tile for tile, _ in built):
+        wrong = (_wrong(case, built[tile, case], x, y) for case, x, y in zip(sweep.cases, inputs, plain, strict=True))
+        told[tile] = next(filter(None, wrong), [])
+    racing = [tile for tile, reason in told.items() if not reason]
+    for case, x in zip(sweep.cases, inputs, strict=True):
+        times = interleaved({str(tile): built[tile, case] for tile in racing}, x, seconds=seconds)
+        for tile in racing:
+            told[tile].append(median(times[str(tile)]))
+    return min(racing, key=lambda tile: geometric_mean(told[tile]), default=None), told
 
 
-def _wrong(sweep: Sweep, built: list, inputs: list[jax.Array], plain: list) -> str | None:
+def _wrong(case: Case, program: Any, x: jax.Array, plain: Any) -> str | None:
     """Why a candidate is out, or None: it did not compile or run, or does not agree with plain JAX."""
     try:
-        for call, program, x, right in zip(sweep.calls, built, inputs, plain, strict=True):
-            if isinstance(program, Exception):
-                raise program
-            if (wrong := call.disagreement(program(x), right)) is not None:
-                return wrong
+        if isinstance(program, Exception):
+            raise program
+        return case.disagreement(program(x), plain)
     except Exception as error:  # a compiler's refusal is a result; it is told
         return f"{type(error).__name__}: {str(error)[:200]}"
-    return None
-
-
-def _medians(
-    programs: dict[Tile | Keys, list], inputs: list[jax.Array], seconds: float
-) -> dict[Tile | Keys, list[float]]:
-    """Each candidate's median seconds of each call; of one call all candidates take turns."""
-    found: dict[Tile | Keys, list[float]] = {tile: [] for tile in programs}
-    for i, x in enumerate(inputs):
-        times = interleaved({str(tile): (built[i], (x,)) for tile, built in programs.items()}, 11, seconds)
-        for tile in programs:
-            found[tile].append(median(times[str(tile)]))
-    return found
-
-
-def implementations() -> list[str]:
-    """Kernels that run on this machine's first device, the one that is chosen for it first."""
-    device = jax.devices()[0]
-    if device.platform == "tpu":
-        return ["pallas_mosaic_tpu"]
-    capability = getattr(device, "compute_capability", None)
-    if device.platform != "gpu" or capability is None:
-        return []
-    return ["pallas_mosaic_gpu"] if int(str(capability).split(".")[0]) >= 9 else []

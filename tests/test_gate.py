@@ -1,15 +1,16 @@
-"""The regression gate: passes what has not changed, and fails with a table of what grew."""
+"""The regression gate: passes what has not changed, and fails with a table of what grew, in programs and in kernels."""
 
 import dataclasses
 import json
 import re
-from itertools import count, product
+from itertools import product
 
 import figures
 import gate
 import jax
-import judgement
 import pytest
+from bands import Band
+from gate import Baseline
 from shapes import GATE, Case
 
 from softjax import _methods
@@ -18,6 +19,13 @@ CASE = Case("max", "softsort", (2, 64))
 FAST = Case("sort", "softsort", (2, 256), "c1")
 """A case whose dense form is another program; of CASE there is one."""
 
+GPU = {"target": "h200", "implementation": "pallas_mosaic_gpu", "kernel": "sort", "compiler": "ptxas 1", "temp": 0}
+TPU = {"target": "v5e", "implementation": "pallas_mosaic_tpu", "kernel": "sort", "compiler": "libtpu 1", "temp": 0}
+ROWS = [
+    GPU | {"registers": [64, 128], "spills": 0, "fingerprint": "a1"},
+    TPU | {"fingerprint": "b2", "schedules": [{"inner bundles": 200, "bundles": 400, "vector spills": 0}]},
+]
+
 
 @pytest.fixture
 def baseline(tmp_path):
@@ -25,6 +33,19 @@ def baseline(tmp_path):
     path = tmp_path / "baseline.json"
     assert run(path, "--update") == 0
     return path
+
+
+@pytest.fixture
+def kernels(tmp_path):
+    """The gate's exit status on rows, against a baseline made of ROWS."""
+
+    def status(rows, *options):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return gate.main(["--rows", str(path), "--baseline", str(tmp_path / "baseline.json"), *options])
+
+    assert status(ROWS, "--update") == 0
+    return status
 
 
 @pytest.fixture
@@ -42,15 +63,15 @@ def plant(monkeypatch):
 
 def run(path, *options, bands=(), cases=(CASE,)):
     """The gate's exit status."""
-    return gate.main(["--baseline", str(path), *options], cases, bands)
+    return gate.main([*options, "--baseline", str(path)], cases, bands)
 
 
-def scale(path, factor):
-    """Multiply every figure of a baseline."""
-    found = judgement.Baseline(path, "").read()
-    for which in found[figures.compiler()][CASE.key].values():
-        which.update({name: round(factor * number) for name, number in which.items()})
-    judgement.Baseline(path, "").write(found)
+def changed(place, **found):
+    """ROWS with something else in one of them."""
+    return [row | (found if number == place else {}) for number, row in enumerate(ROWS)]
+
+
+# --- programs ------------------------------------------------------------------------------------------
 
 
 def test_unchanged_code_passes(baseline, capsys):
@@ -61,7 +82,7 @@ def test_unchanged_code_passes(baseline, capsys):
 def test_planted_regression_fails(baseline, plant, capsys):
     """The table names the case, the figures that grew, and by how much."""
     assert run(baseline, "--update", cases=[FAST]) == 0
-    before = judgement.Baseline(baseline, "").read()[figures.compiler()][FAST.key]
+    before = Baseline(baseline, "").read()[figures.compiler()][FAST.key]
     plant()
     assert run(baseline, cases=[FAST]) == 1
     printed = capsys.readouterr().out
@@ -73,25 +94,15 @@ def test_planted_regression_fails(baseline, plant, capsys):
         assert now > 1.5 * base and re.search(row, table, re.MULTILINE), (which, name, base, now)
 
 
-def test_planted_regression_leaves_its_band(plant, capsys):
-    """The dense form in place of the fast one takes as long as the dense form."""
-    band = gate.Band(Case("sort", "softsort", (1, 1_024), "c1"), "forward", "dense", 0.5)
-    assert gate.bands_hold([band])
+def test_planted_regression_leaves_its_band(baseline, plant, capsys):
+    """The dense form in place of the fast one takes as long as the dense form, and the gate fails of it alone."""
+    band = Band(Case("sort", "softsort", (1, 1_024), "c1"), "forward", "dense", 0.5)
+    assert run(baseline, bands=[band]) == 0
     assert "EXCEEDED" not in capsys.readouterr().out
     plant()
-    assert not gate.bands_hold([band])
-    assert "EXCEEDED" in capsys.readouterr().out
-
-
-def test_an_improvement_is_taken_over_on_purpose(baseline, capsys):
-    """It is shown and does not fail, except where the gate is strict."""
-    scale(baseline, 2)
-    assert run(baseline) == 0
+    assert run(baseline, bands=[band]) == 1
     printed = capsys.readouterr().out
-    assert "Better than the baseline:" in printed and "x 0.50" in printed and "`make baseline`" in printed
-    assert run(baseline, "--strict") == 1
-    assert run(baseline, "--update") == 0
-    assert run(baseline, "--strict") == 0
+    assert "EXCEEDED" in printed and "WORSE" not in printed
 
 
 @pytest.mark.parametrize(("name", "base", "allowed"), [("flops", 1_000, 20), ("sorts", 3, 0), ("fusions", 7, 1)])
@@ -100,52 +111,153 @@ def test_tolerance(name, base, allowed):
 
     def beyond(now):
         one = lambda number: {"case": {"forward": {name: number}}}
-        return len(judgement.changes(one(base), one(now)))
+        return len(gate.changes(one(base), one(now)))
 
     assert [beyond(base + d) for d in (-allowed - 1, -allowed, 0, allowed, allowed + 1)] == [1, 0, 0, 0, 1]
 
 
-def test_two_runs_agree(baseline, capsys):
-    """Every figure, whatever was compiled before it."""
+def test_two_runs_agree():
+    """In every figure, whatever was compiled before it."""
     cases = [CASE, Case("mask", "ot", (2, 64))]
-    assert run(baseline, "--twice", cases=cases) == 0
-    assert "Two runs of 2 cases agree in every figure." in capsys.readouterr().out
-
-
-def test_two_runs_that_differ_are_told(baseline, monkeypatch, capsys):
-    """The check above can fail."""
-    numbers = count()
-    monkeypatch.setattr(figures, "of_program", lambda *_: {"flops": next(numbers)})
-    assert run(baseline, "--twice") == 1
-    assert "Two runs differ." in capsys.readouterr().out
+    first = figures.measure(cases)
+    jax.clear_caches()
+    assert figures.measure(cases[::-1]) == first
 
 
 def test_a_case_without_a_baseline_fails(baseline, capsys):
-    """In both directions: the list of cases and the baseline correspond."""
+    """In both directions: the list of cases and the baseline correspond; of those that a word asks for."""
     other = Case("mask", "ot", (2, 64))
     assert run(baseline, cases=[CASE, other]) == 1
     assert f"`make baseline` brings them together: {other.key}\n" in capsys.readouterr().out
+    assert run(baseline, "softsort", cases=[CASE, other]) == 0
     assert run(baseline, cases=[other]) == 1
     assert CASE.key in capsys.readouterr().out
+    assert run(baseline, "mask", "--update", cases=[CASE, other]) == 0
+    assert list(Baseline(baseline, "").read()[figures.compiler()]) == [CASE.key, other.key]
 
 
-def test_another_compiler_is_not_compared(baseline, monkeypatch, capsys):
-    """It says so and passes, except where the gate is strict; its own baseline stands beside the other's."""
-    first = figures.compiler()
-    monkeypatch.setattr(figures, "compiler", lambda: "another")
+# --- both ----------------------------------------------------------------------------------------------
+
+
+def test_an_improvement_of_programs_is_taken_over_on_purpose(baseline, capsys):
+    """It is shown and does not fail, except where the gate is strict."""
+    found = Baseline(baseline, "").read()
+    for which in found[figures.compiler()][CASE.key].values():
+        which.update({name: 2 * number for name, number in which.items()})
+    Baseline(baseline, "").update(found)
     assert run(baseline) == 0
-    assert f"No baseline for another; there is one for {first}. Not compared." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Better than the baseline:" in printed and "x 0.50" in printed and "`make baseline`" in printed
     assert run(baseline, "--strict") == 1
-    assert run(baseline, "--update") == 0
-    assert sorted(judgement.Baseline(baseline, "").read()) == sorted([first, "another"])
+    assert run(baseline, "--update") == 0 and run(baseline, "--strict") == 0
+
+
+def test_an_improvement_of_kernels_is_taken_over_on_purpose(kernels, capsys):
+    better = changed(0, registers=[40, 100])
+    assert kernels(better) == 0
+    assert "`make baseline-aot`, and commit perf/baseline.json" in capsys.readouterr().out
+    assert kernels(better, "--strict") == 1
+    assert kernels(better, "--update") == 0 and kernels(better, "--strict") == 0
+
+
+@pytest.mark.parametrize("what", ["programs", "kernels"])
+def test_another_compiler_is_not_compared(what, request, monkeypatch, tmp_path, capsys):
+    """It says so and passes, except where the gate is strict; its own baseline stands beside the others'."""
+    if what == "kernels":
+        status = request.getfixturevalue("kernels")
+        again = lambda *options: status([row | {"compiler": "another"} for row in ROWS], *options)
+    else:
+        path = request.getfixturevalue("baseline")
+        monkeypatch.setattr(figures, "compiler", lambda: "another")
+        again = lambda *options: run(path, *options)
+    first = list(Baseline(tmp_path / "baseline.json", "").read())
+    assert again() == 0
+    assert f"No baseline for another; there is one for {'; '.join(first)}. Not compared." in capsys.readouterr().out
+    assert again("--strict") == 1
+    assert again("--update") == 0 and again("--strict") == 0
+    assert sorted(Baseline(tmp_path / "baseline.json", "").read()) == sorted([*first, "another"])
+
+
+# --- kernels -------------------------------------------------------------------------------------------
+
+
+def test_the_same_kernels_pass(kernels, capsys):
+    assert kernels(ROWS, "--strict") == 0
+    assert "The gate of the kernels is passed." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "worse", "told"),
+    [
+        (0, {"registers": [64, 160]}, "kernel 1 registers 128 160 x 1.25"),
+        (0, {"registers": [72, 128]}, "kernel 2 registers 64 72 x 1.12"),
+        (0, {"spills": 4}, "program spill bytes 0 4 new"),
+        (0, {"temp": 4_096}, "program temporary bytes 0 4,096 new"),
+        (0, {"registers": [64, 64, 128]}, "program kernels 2 3 x 1.50"),
+        (1, {"schedules": [{"inner bundles": 230, "bundles": 400}]}, "kernel 1 inner bundles 200 230 x 1.15"),
+        (1, {"schedules": [{"inner bundles": 200, "vector spills": 9}]}, "kernel 1 vector spills 0 9 new"),
+    ],
+)
+def test_a_planted_worsening_fails(kernels, capsys, place, worse, told):
+    """The table names the kernel, the figure that grew, and by how much."""
+    assert kernels(changed(place, **worse)) == 1
+    printed = capsys.readouterr().out
+    table = " ".join(printed[printed.index("WORSE than the baseline:") :].split())
+    assert told in table and table.endswith("The gate of the kernels FAILS.")
+
+
+def test_a_kernel_that_is_gone_fails(kernels, capsys):
+    """Unless only a part was asked for; another target is none of its business."""
+    more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
+    assert kernels(more, "--update") == 0
+    assert kernels(ROWS) == 1 and kernels(ROWS, "sort") == 0
+    assert "`make baseline-aot` brings them together: h200 pallas_mosaic_gpu rank\n" in capsys.readouterr().out
+    assert kernels([more[0], more[2]]) == 0
+
+
+def test_a_new_kernel_is_told(kernels, capsys):
+    """It passes, except where the gate is strict."""
+    more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
+    assert kernels(more) == 0
+    assert "Not in the baseline: h200 pallas_mosaic_gpu rank." in capsys.readouterr().out
+    assert kernels(more, "--strict") == 1
+
+
+def test_a_kernel_that_does_not_compile_fails(kernels, capsys):
+    failed = {"target": "h200", "implementation": "pallas_mosaic_gpu", "kernel": "sort", "error": "no such layout"}
+    assert kernels([failed, ROWS[1]]) == 1
+    assert "h200 pallas_mosaic_gpu sort: no such layout" in capsys.readouterr().out
+
+
+def test_a_known_program_has_the_figures_of_the_baseline(kernels, tmp_path, capsys):
+    """Its fingerprint is written with them; without them it is an error."""
+    written = json.loads((tmp_path / gate.FINGERPRINTS).read_text("utf-8"))
+    assert written == {
+        "ptxas 1": {"h200 pallas_mosaic_gpu sort": "a1"},
+        "libtpu 1": {"v5e pallas_mosaic_tpu sort": "b2"},
+    }
+    known = GPU | {"fingerprint": "a1", "known": True}
+    assert kernels([known, ROWS[1]], "--strict") == 0
+    assert kernels([known | {"kernel": "rank"}, ROWS[1]]) == 1
+    assert "h200 pallas_mosaic_gpu rank: has a fingerprint, but no figures in baseline.json" in capsys.readouterr().out
+
+
+# --- what is committed ---------------------------------------------------------------------------------
 
 
 def test_committed_baseline_has_every_case():
     """For each compiler that it was made with, and every figure of each."""
-    found = json.loads(gate.BASELINE.read_text(encoding="utf-8"))
+    found = Baseline(gate.BASELINE, "").read()
     for cases in found.values():
         assert list(cases) == [case.key for case in GATE]
-        for key, passes in cases.items():
-            assert {"forward", "gradient"} <= passes.keys(), key
-            assert {name for which in passes.values() for name in which} <= judgement.TOLERANCE.keys()
+        assert all({"forward", "gradient"} <= passes.keys() for passes in cases.values())
     assert found
+
+
+@pytest.mark.parametrize("path", [gate.BASELINE, gate.KERNELS], ids=lambda path: path.name)
+def test_committed_figures_have_tolerances(path):
+    """And no kernel spills."""
+    found = Baseline(path, "").read()
+    parts = [part for cases in found.values() for parts in cases.values() for part in parts.values()]
+    assert parts and {name for part in parts for name in part} <= gate.TOLERANCE.keys()
+    assert not any(part.get("spill bytes") for part in parts)

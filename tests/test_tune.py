@@ -2,14 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 
 import jax
 import pytest
 import sweeps
 import tune
+from shapes import Case
 
 from softjax_pallas import tuning
-from softjax_pallas._kernel import OLDEST_JAX, Tile, jax_version
+from softjax_pallas._kernel import OLDEST_JAX, jax_version
+from softjax_pallas.tuning import Tile
 
 needs_kernels = pytest.mark.skipif(jax_version() < OLDEST_JAX, reason=f"kernels need JAX >= 0.11, {jax.__version__}")
 
@@ -25,18 +28,17 @@ def unoptimised():
 @needs_kernels
 def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
     """Tiles of two families and every rule; a second run keeps what it does not measure."""
-    path, log = tmp_path / "tuned.json", tmp_path / "log.json"
+    path = tmp_path / "tuned.json"
     how = ["--dry-run", "--implementation", "pallas_interpret", "--output", str(path), "--seconds", "0"]
-    assert tune.main([*how, "rows", "thresholds", "--log", str(log)]) == 0
-    first = tuning.load(path)
+    assert tune.main([*how, "rows", "thresholds"]) == 0
+    first, printed = tuning.load(path), capsys.readouterr().out
     rows = first.tiles["pallas_interpret"]["rows"]
     assert rows in (Tile(32, 64), Tile(16, 32)) and not first.measured
-    tried = json.loads(log.read_text(encoding="utf-8"))["pallas_interpret"]
-    assert [line["tile"]["rows"] for line in tried["rows"]] == [32, 16]
-    assert all("refused" not in line and line["seconds"] for line in tried["rows"])
-    for order, keys in (("ot", 80), ("softsort", 40), ("neuralsort", 40)):
-        assert all(math.isfinite(line["ratio"]) for line in tried[f"thresholds {order}"])
-        assert first.kernels[order]["cpu"].least_keys == keys
+    for tile in (Tile(32, 64), Tile(16, 32)):
+        assert f"  {tile}: ['" in printed, printed
+    assert "0 of 2 refused" in printed and "inf of xla" not in printed
+    for method, keys in (("ot", 80), ("softsort", 40), ("neuralsort", 40)):
+        assert first.kernels[method]["cpu"].least_keys == keys
     assert tune.main([*how, "columns"]) == 0
     second = tuning.load(path)
     assert second.tiles["pallas_interpret"].keys() == {"rows", "columns"}
@@ -44,7 +46,6 @@ def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
     assert json.loads(path.read_text(encoding="utf-8"))["versions"]["jax"] == jax.__version__
     with tuning.override(second):
         assert tuning.tile("pallas_interpret", "rows") == rows
-    assert "0 of 2 refused" in capsys.readouterr().out
 
 
 def test_there_is_nothing_to_tune_on_a_cpu(capsys):
@@ -60,16 +61,15 @@ def test_there_is_nothing_to_tune_on_a_cpu(capsys):
 @needs_kernels
 def test_a_candidate_whose_result_is_wrong_is_refused(monkeypatch, unoptimised):
     """And so is one that does not compile; with none left there is no best."""
-    call = sweeps.Call("argsort", "softsort", 1, 20)
-    sweep = sweeps.Sweep("pallas_interpret", "rows", (call,), (Tile(8, 16),))
-    honest = sweeps.Call.function
-    wrong = lambda self, name: honest(self if name == "xla" else sweeps.replace(self, softness=0.2), name)
-    monkeypatch.setattr(sweeps.Call, "function", wrong)
+    sweep = sweeps.Sweep("pallas_interpret", "rows", (Case("argsort", "softsort", (1, 20)),), (Tile(8, 16),))
+    honest = Case.result_and_gradient
+    wrong = lambda case: honest(case if case.implementation == "xla" else replace(case, softness=0.2))
+    monkeypatch.setattr(Case, "result_and_gradient", wrong)
     best, told = sweeps.race(sweep, 0.0)
-    assert best is None and all("differs by" in line["refused"] for line in told)
+    assert best is None and all("differs by" in reason for reason in told.values())
     monkeypatch.setattr(sweeps, "compiled_beside", lambda programs: {key: ZeroDivisionError() for key, _ in programs})
     best, told = sweeps.race(sweep, 0.0)
-    assert best is None and "ZeroDivisionError" in told[0]["refused"]
+    assert best is None and "ZeroDivisionError" in told[Tile(8, 16)]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,21 @@ def test_thresholds_follow_from_ratios(ratios, at_least, at_most):
     assert tune.most([1, 2, 3], ratios) == at_most
 
 
+def test_a_kernel_that_is_never_faster_is_not_chosen():
+    """A rule has no forms then, and ends that no call reaches; a refused kernel is as slow as can be."""
+    axes = tune.plan("ot", "pallas_interpret", tiny=False)
+    cases = {case for sizes in axes.values() for case in sizes.values()}
+    assert tune.ratio({"refused": {"kernel parity": "results differ"}}) == math.inf
+    fast = {"ops": ["apply", "rows", "mask"], "least_keys": 128, "least_batch": 1, "most_anchors": 128}
+    assert tune.rule_of(axes, dict.fromkeys(cases, 0.5)) == fast
+    slow = {"ops": [], "least_keys": 8192, "least_batch": 4096, "most_anchors": 2}
+    assert tune.rule_of(axes, dict.fromkeys(cases, math.inf)) == slow
+
+
 @pytest.mark.parametrize("implementation", ["pallas_mosaic_gpu", "pallas_mosaic_tpu"])
 def test_every_family_has_candidates(implementation):
     """Within what compilers take; of transport for each number of anchors that the default tells apart."""
-    found = sweeps.sweeps(implementation, tuning.FAMILIES, tiny=False)
+    found = list(sweeps.sweeps(implementation, tuning.FAMILIES, tiny=False))
     assert {sweep.family for sweep in found} == set(tuning.FAMILIES)
     for sweep in found:
         assert len(sweep.candidates) >= 3

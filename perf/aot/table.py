@@ -1,6 +1,6 @@
 """Compile every kernel for every target and judge: `python perf/aot/table.py [TARGET...]`.
 
-Each target has a process of its own. `--json FILE` gets the rows, one a line, for perf/aot_gate.py. `--known FILE`,
+Each target has a process of its own. `--json FILE` gets the rows, one a line, for perf/gate.py. `--known FILE`,
 perf/fingerprints-aot.json, leaves out seven in eight of the programs that are, to the last character, what the same
 compilers have compiled before; their figures are the baseline's.
 
