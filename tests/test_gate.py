@@ -9,13 +9,13 @@ import figures
 import gate
 import jax
 import pytest
-from bands import Band
+from figures import Band
 from gate import Baseline
 from shapes import GATE, Case
 
 from softjax import _methods
 
-CASE = Case("max", "softsort", (2, 64))
+CASE, OTHER = Case("max", "softsort", (2, 64)), Case("mask", "ot", (2, 64))
 FAST = Case("sort", "softsort", (2, 256), "c1")
 """A case whose dense form is another program; of CASE there is one."""
 
@@ -66,23 +66,74 @@ def run(path, *options, bands=(), cases=(CASE,)):
     return gate.main([*options, "--baseline", str(path)], cases, bands)
 
 
-def changed(place, **found):
-    """ROWS with something else in one of them."""
-    return [row | (found if number == place else {}) for number, row in enumerate(ROWS)]
+# --- the rules -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "base", "allowed"), [("flops", 1_000, 20), ("sorts", 3, 0), ("fusions", 7, 1)])
+def test_tolerance(name, base, allowed):
+    """What is allowed passes, one more does not, in either direction."""
+
+    def beyond(now):
+        one = lambda number: {"case": {"forward": {name: number}}}
+        return len(gate.changes(one(base), one(now)))
+
+    assert [beyond(base + d) for d in (-allowed - 1, -allowed, 0, allowed, allowed + 1)] == [1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("now", "passes", "told"),
+    [
+        # Whether it passes where what is new does, where it does not, and where the gate is strict.
+        ({"a": 4}, (True, True, True), "1 cases are as the baseline says."),
+        ({"a": 5}, (False, False, False), "WORSE than the baseline:"),
+        ({"a": 2}, (True, True, False), "Take an improvement over on purpose: `make it`, and commit perf/b.json."),
+        ({"a": 4, "c": 0}, (True, False, False), "Not in the baseline: c. `make it` brings them together."),
+        ({}, (False, False, False), "In the baseline alone: a. `make it` brings them together."),
+    ],
+)
+def test_what_passes(now, passes, told, tmp_path, capsys):
+    """A worse figure and a case that is gone never do."""
+    of = lambda numbers: {case: {"forward": {"sorts": number}} for case, number in numbers.items()}
+    file = Baseline(tmp_path / "b.json", "make it")
+    file.update({"compiler": of({"a": 4})})
+    for expected, strict, new in zip(passes, (False, False, True), (True, False, True), strict=True):
+        assert file.judge("compiler", lambda: of(now), strict, new) == expected
+        assert told in capsys.readouterr().out
+    file.update({"compiler": of(now)})
+    assert file.judge("compiler", lambda: of(now), strict=True, new=False)
+
+
+def test_another_compiler_is_not_compared(kernels, tmp_path, capsys):
+    """It says so and passes, except where the gate is strict; its own baseline stands beside the others'."""
+    other = [row | {"compiler": "another"} for row in ROWS]
+    assert kernels(other) == 0
+    assert "No baseline for another; there is one for libtpu 1; ptxas 1. Not compared." in capsys.readouterr().out
+    assert kernels(other, "--strict") == 1
+    assert kernels(other, "--update") == 0 and kernels(other, "--strict") == 0
+    assert list(Baseline(tmp_path / "baseline.json").read()) == ["another", "libtpu 1", "ptxas 1"]
+
+
+@pytest.mark.parametrize("path", [gate.BASELINE, gate.KERNELS], ids=lambda path: path.name)
+def test_committed_baselines(path):
+    """Every figure has a tolerance, no kernel spills, and every case is there in order, for each compiler."""
+    found = Baseline(path).read()
+    parts = [part for cases in found.values() for parts in cases.values() for part in parts.values()]
+    assert parts and {name for part in parts for name in part} <= gate.TOLERANCE.keys()
+    assert not any(part.get("spill bytes") for part in parts)
+    for cases in found.values() if path == gate.BASELINE else ():
+        assert list(cases) == [case.key for case in GATE]
+        assert all({"forward", "gradient"} <= passes.keys() for passes in cases.values())
 
 
 # --- programs ------------------------------------------------------------------------------------------
 
 
-def test_unchanged_code_passes(baseline, capsys):
-    assert run(baseline, "--strict") == 0
-    assert "1 cases are as the baseline says.\nThe gate is passed." in capsys.readouterr().out
-
-
 def test_planted_regression_fails(baseline, plant, capsys):
-    """The table names the case, the figures that grew, and by how much."""
+    """Unchanged code passes; then the table names the case, the figures that grew, and by how much."""
     assert run(baseline, "--update", cases=[FAST]) == 0
-    before = Baseline(baseline, "").read()[figures.compiler()][FAST.key]
+    assert run(baseline, "--strict", cases=[FAST]) == 0
+    assert "1 cases are as the baseline says.\nThe gate is passed." in capsys.readouterr().out
+    before = Baseline(baseline).read()[figures.compiler()][FAST.key]
     plant()
     assert run(baseline, cases=[FAST]) == 1
     printed = capsys.readouterr().out
@@ -105,85 +156,22 @@ def test_planted_regression_leaves_its_band(baseline, plant, capsys):
     assert "EXCEEDED" in printed and "WORSE" not in printed
 
 
-@pytest.mark.parametrize(("name", "base", "allowed"), [("flops", 1_000, 20), ("sorts", 3, 0), ("fusions", 7, 1)])
-def test_tolerance(name, base, allowed):
-    """What is allowed passes, one more does not, in either direction."""
-
-    def beyond(now):
-        one = lambda number: {"case": {"forward": {name: number}}}
-        return len(gate.changes(one(base), one(now)))
-
-    assert [beyond(base + d) for d in (-allowed - 1, -allowed, 0, allowed, allowed + 1)] == [1, 0, 0, 0, 1]
-
-
 def test_two_runs_agree():
     """In every figure, whatever was compiled before it."""
-    cases = [CASE, Case("mask", "ot", (2, 64))]
-    first = figures.measure(cases)
+    first = figures.measure([CASE, OTHER])
     jax.clear_caches()
-    assert figures.measure(cases[::-1]) == first
+    assert figures.measure([OTHER, CASE]) == first
 
 
-def test_a_case_without_a_baseline_fails(baseline, capsys):
-    """In both directions: the list of cases and the baseline correspond; of those that a word asks for."""
-    other = Case("mask", "ot", (2, 64))
-    assert run(baseline, cases=[CASE, other]) == 1
-    assert f"`make baseline` brings them together: {other.key}\n" in capsys.readouterr().out
-    assert run(baseline, "softsort", cases=[CASE, other]) == 0
-    assert run(baseline, cases=[other]) == 1
-    assert CASE.key in capsys.readouterr().out
-    assert run(baseline, "mask", "--update", cases=[CASE, other]) == 0
-    assert list(Baseline(baseline, "").read()[figures.compiler()]) == [CASE.key, other.key]
-
-
-# --- both ----------------------------------------------------------------------------------------------
-
-
-def test_an_improvement_of_programs_is_taken_over_on_purpose(baseline, capsys):
-    """It is shown and does not fail, except where the gate is strict."""
-    found = Baseline(baseline, "").read()
-    for which in found[figures.compiler()][CASE.key].values():
-        which.update({name: 2 * number for name, number in which.items()})
-    Baseline(baseline, "").update(found)
-    assert run(baseline) == 0
-    printed = capsys.readouterr().out
-    assert "Better than the baseline:" in printed and "x 0.50" in printed and "`make baseline`" in printed
-    assert run(baseline, "--strict") == 1
-    assert run(baseline, "--update") == 0 and run(baseline, "--strict") == 0
-
-
-def test_an_improvement_of_kernels_is_taken_over_on_purpose(kernels, capsys):
-    better = changed(0, registers=[40, 100])
-    assert kernels(better) == 0
-    assert "`make baseline-aot`, and commit perf/baseline.json" in capsys.readouterr().out
-    assert kernels(better, "--strict") == 1
-    assert kernels(better, "--update") == 0 and kernels(better, "--strict") == 0
-
-
-@pytest.mark.parametrize("what", ["programs", "kernels"])
-def test_another_compiler_is_not_compared(what, request, monkeypatch, tmp_path, capsys):
-    """It says so and passes, except where the gate is strict; its own baseline stands beside the others'."""
-    if what == "kernels":
-        status = request.getfixturevalue("kernels")
-        again = lambda *options: status([row | {"compiler": "another"} for row in ROWS], *options)
-    else:
-        path = request.getfixturevalue("baseline")
-        monkeypatch.setattr(figures, "compiler", lambda: "another")
-        again = lambda *options: run(path, *options)
-    first = list(Baseline(tmp_path / "baseline.json", "").read())
-    assert again() == 0
-    assert f"No baseline for another; there is one for {'; '.join(first)}. Not compared." in capsys.readouterr().out
-    assert again("--strict") == 1
-    assert again("--update") == 0 and again("--strict") == 0
-    assert sorted(Baseline(tmp_path / "baseline.json", "").read()) == sorted([*first, "another"])
+def test_cases_and_baseline_correspond(baseline):
+    """In both directions, of those that a word asks for; the baseline keeps the others."""
+    assert run(baseline, cases=[CASE, OTHER]) == 1 and run(baseline, cases=[OTHER]) == 1
+    assert run(baseline, "softsort", cases=[CASE, OTHER]) == 0
+    assert run(baseline, "mask", "--update", cases=[CASE, OTHER]) == 0
+    assert list(Baseline(baseline).read()[figures.compiler()]) == [CASE.key, OTHER.key]
 
 
 # --- kernels -------------------------------------------------------------------------------------------
-
-
-def test_the_same_kernels_pass(kernels, capsys):
-    assert kernels(ROWS, "--strict") == 0
-    assert "The gate of the kernels is passed." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -199,28 +187,22 @@ def test_the_same_kernels_pass(kernels, capsys):
     ],
 )
 def test_a_planted_worsening_fails(kernels, capsys, place, worse, told):
-    """The table names the kernel, the figure that grew, and by how much."""
-    assert kernels(changed(place, **worse)) == 1
+    """The same kernels pass; then the table names the kernel, the figure that grew, and by how much."""
+    assert kernels(ROWS, "--strict") == 0
+    assert "The gate of the kernels is passed." in capsys.readouterr().out
+    assert kernels([row | (worse if number == place else {}) for number, row in enumerate(ROWS)]) == 1
     printed = capsys.readouterr().out
     table = " ".join(printed[printed.index("WORSE than the baseline:") :].split())
     assert told in table and table.endswith("The gate of the kernels FAILS.")
 
 
-def test_a_kernel_that_is_gone_fails(kernels, capsys):
-    """Unless only a part was asked for; another target is none of its business."""
+def test_only_what_was_compiled_is_judged(kernels):
+    """A kernel that is gone fails, unless a part was asked for; a new one passes; another target does not matter."""
     more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
+    assert kernels(more) == 0 and kernels(more, "--strict") == 1
     assert kernels(more, "--update") == 0
     assert kernels(ROWS) == 1 and kernels(ROWS, "sort") == 0
-    assert "`make baseline-aot` brings them together: h200 pallas_mosaic_gpu rank\n" in capsys.readouterr().out
     assert kernels([more[0], more[2]]) == 0
-
-
-def test_a_new_kernel_is_told(kernels, capsys):
-    """It passes, except where the gate is strict."""
-    more = [*ROWS, ROWS[0] | {"kernel": "rank"}]
-    assert kernels(more) == 0
-    assert "Not in the baseline: h200 pallas_mosaic_gpu rank." in capsys.readouterr().out
-    assert kernels(more, "--strict") == 1
 
 
 def test_a_kernel_that_does_not_compile_fails(kernels, capsys):
@@ -232,32 +214,9 @@ def test_a_kernel_that_does_not_compile_fails(kernels, capsys):
 def test_a_known_program_has_the_figures_of_the_baseline(kernels, tmp_path, capsys):
     """Its fingerprint is written with them; without them it is an error."""
     written = json.loads((tmp_path / gate.FINGERPRINTS).read_text("utf-8"))
-    assert written == {
-        "ptxas 1": {"h200 pallas_mosaic_gpu sort": "a1"},
-        "libtpu 1": {"v5e pallas_mosaic_tpu sort": "b2"},
-    }
+    name, other = "h200 pallas_mosaic_gpu sort", "v5e pallas_mosaic_tpu sort"
+    assert written == {"ptxas 1": {name: "a1"}, "libtpu 1": {other: "b2"}}
     known = GPU | {"fingerprint": "a1", "known": True}
     assert kernels([known, ROWS[1]], "--strict") == 0
     assert kernels([known | {"kernel": "rank"}, ROWS[1]]) == 1
     assert "h200 pallas_mosaic_gpu rank: has a fingerprint, but no figures in baseline.json" in capsys.readouterr().out
-
-
-# --- what is committed ---------------------------------------------------------------------------------
-
-
-def test_committed_baseline_has_every_case():
-    """For each compiler that it was made with, and every figure of each."""
-    found = Baseline(gate.BASELINE, "").read()
-    for cases in found.values():
-        assert list(cases) == [case.key for case in GATE]
-        assert all({"forward", "gradient"} <= passes.keys() for passes in cases.values())
-    assert found
-
-
-@pytest.mark.parametrize("path", [gate.BASELINE, gate.KERNELS], ids=lambda path: path.name)
-def test_committed_figures_have_tolerances(path):
-    """And no kernel spills."""
-    found = Baseline(path, "").read()
-    parts = [part for cases in found.values() for parts in cases.values() for part in parts.values()]
-    assert parts and {name for part in parts for name in part} <= gate.TOLERANCE.keys()
-    assert not any(part.get("spill bytes") for part in parts)
