@@ -19,16 +19,17 @@ import softjax as sj
 METHODS = ("softsort", "neuralsort", "ot")
 
 
-@dataclass(frozen=True)
-class Operator:
-    """soft(x, k, **how) along the last axis, and the hard operator of JAX that it replaces."""
-
-    soft: Callable[..., jax.Array]
-    hard: Callable[[jax.Array, int], jax.Array]
-
-
-def _hard_rows(x: jax.Array, k: int) -> jax.Array:
-    return jax.nn.one_hot(jax.lax.top_k(x, k)[1], x.shape[-1], dtype=x.dtype)
+SOFT: dict[str, Callable[..., jax.Array]] = {
+    "sort": lambda x, k, **how: sj.sort(x, **how),
+    "rank": lambda x, k, **how: sj.rank(x, axis=-1, **how),
+    "top_k": lambda x, k, **how: sj.top_k(x, k, **how)[0],
+    "argtop_k": lambda x, k, **how: sj.argtop_k(x, k, **how),
+    "quantile": lambda x, k, **how: sj.quantile(x, 0.9, axis=-1, **how),
+    "max": lambda x, k, **how: sj.max(x, axis=-1, **how),
+    "mask": lambda x, k, **how: sj.top_k_mask(x, k, **how),
+    "argsort": lambda x, k, **how: sj.argsort(x, **how),
+}
+"""Operators along the last axis, of which some take k."""
 
 
 def _hard_mask(x: jax.Array, k: int) -> jax.Array:
@@ -36,22 +37,17 @@ def _hard_mask(x: jax.Array, k: int) -> jax.Array:
     return jnp.put_along_axis(jnp.zeros_like(x), chosen, jnp.ones((), x.dtype), axis=-1, inplace=False)
 
 
-def _hard_rank(x: jax.Array, k: int) -> jax.Array:
-    return jnp.argsort(jnp.argsort(x, axis=-1, descending=True), axis=-1) + 1
-
-
-OPERATORS = {
-    "sort": Operator(lambda x, k, **how: sj.sort(x, **how), lambda x, k: jnp.sort(x, axis=-1)),
-    "rank": Operator(lambda x, k, **how: sj.rank(x, axis=-1, **how), _hard_rank),
-    "top_k": Operator(lambda x, k, **how: sj.top_k(x, k, **how)[0], lambda x, k: jax.lax.top_k(x, k)[0]),
-    "argtop_k": Operator(lambda x, k, **how: sj.argtop_k(x, k, **how), _hard_rows),
-    "quantile": Operator(
-        lambda x, k, **how: sj.quantile(x, 0.9, axis=-1, **how), lambda x, k: jnp.quantile(x, 0.9, axis=-1)
-    ),
-    "max": Operator(lambda x, k, **how: sj.max(x, axis=-1, **how), lambda x, k: jnp.max(x, axis=-1)),
-    "mask": Operator(lambda x, k, **how: sj.top_k_mask(x, k, **how), _hard_mask),
-    "argsort": Operator(lambda x, k, **how: sj.argsort(x, **how), lambda x, k: jnp.argsort(x, axis=-1)),
+HARD: dict[str, Callable[[jax.Array, int], jax.Array]] = {
+    "sort": lambda x, k: jnp.sort(x, axis=-1),
+    "rank": lambda x, k: jnp.argsort(jnp.argsort(x, axis=-1, descending=True), axis=-1) + 1,
+    "top_k": lambda x, k: jax.lax.top_k(x, k)[0],
+    "argtop_k": lambda x, k: jax.nn.one_hot(jax.lax.top_k(x, k)[1], x.shape[-1], dtype=x.dtype),
+    "quantile": lambda x, k: jnp.quantile(x, 0.9, axis=-1),
+    "max": lambda x, k: jnp.max(x, axis=-1),
+    "mask": _hard_mask,
+    "argsort": lambda x, k: jnp.argsort(x, axis=-1),
 }
+"""JAX's own operators that they replace."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +92,11 @@ class Case:
     def soft(self, x: jax.Array) -> jax.Array:
         """The soft operator."""
         how = {"softness": self.softness, "mode": self.mode, "method": self.method}
-        return OPERATORS[self.operator].soft(x, self._k(), **how, implementation=self.implementation)
+        return SOFT[self.operator](x, self._k(), **how, implementation=self.implementation)
 
     def hard(self, x: jax.Array) -> jax.Array:
         """JAX's own operator."""
-        return OPERATORS[self.operator].hard(x, self._k())
+        return HARD[self.operator](x, self._k())
 
     def keys(self) -> jax.Array:
         """The input: normal, with a fixed seed."""
@@ -236,19 +232,6 @@ SCALING = (
 """Whose powers of n and of the batch are fitted to times."""
 
 
-def _gated() -> tuple[Case, ...]:
-    """Few enough to compile in about two minutes, with every method, both kinds of mode, and every form of each."""
-    shape = (2, 512)
-    whole = [Case(*c, shape, mode) for c in product(("sort", "rank"), METHODS) for mode in ("smooth", "c1")]
-    softsort = [Case(name, "softsort", shape) for name in ("top_k", "quantile", "max", "mask", "argsort")]
-    softsort += [Case(name, "softsort", shape, "c1") for name in ("top_k", "quantile", "mask")]
-    softsort += [Case("sort", "softsort", (2, 2_048), "c1")]  # with wide windows
-    neuralsort = [Case(name, "neuralsort", shape) for name in ("top_k", "quantile", "max", "argsort")]
-    ot = [Case(name, "ot", shape) for name in ("top_k", "quantile", "max", "mask", "argsort")]
-    ot += [Case(name, "ot", shape, "c1") for name in ("top_k", "mask")]
-    return (*whole, *softsort, *neuralsort, *ot)
-
-
 COMPILED = (
     *(Case(name, "softsort", (64, 1_024)) for name in ("sort", "rank", "top_k", "quantile", "max", "mask")),
     *(Case(name, "neuralsort", (64, 1_024)) for name in ("sort", "rank", "quantile", "mask")),
@@ -258,5 +241,15 @@ COMPILED = (
 )
 """Whose programs `make compiling` counts and times, long enough for every form of long rows."""
 
-GATE = (*_gated(), *COMPILED)
-"""What `make gate` compiles, forward and with its gradient, and counts."""
+_SMALL = (2, 512)
+GATE = (
+    *(Case(*c, _SMALL, mode) for c in product(("sort", "rank"), METHODS) for mode in ("smooth", "c1")),
+    *(Case(name, "softsort", _SMALL) for name in ("top_k", "quantile", "max", "mask", "argsort")),
+    *(Case(name, "softsort", _SMALL, "c1") for name in ("top_k", "quantile", "mask")),
+    Case("sort", "softsort", (2, 2_048), "c1"),  # with wide windows
+    *(Case(name, "neuralsort", _SMALL) for name in ("top_k", "quantile", "max", "argsort")),
+    *(Case(name, "ot", _SMALL) for name in ("top_k", "quantile", "max", "mask", "argsort")),
+    *(Case(name, "ot", _SMALL, "c1") for name in ("top_k", "mask")),
+    *COMPILED,
+)
+"""What `make gate` compiles and counts: every method, both kinds of mode, and every form of each."""

@@ -36,7 +36,7 @@ class Worker:
     def __init__(self, side: str, case: Comparison, python: str | Path, path: str = ""):
         self.side = side
         self.process = subprocess.Popen(
-            [str(python), "-W", "ignore", str(HERE / "worker.py"), side, str(COMPARISONS.index(case))],
+            [str(python), "-W", "ignore", str(HERE / "side.py"), side, str(COMPARISONS.index(case))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
