@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import bars
 import matplotlib.pyplot as plt
@@ -12,46 +13,63 @@ from timing import ratios
 COLOURS = {"softsort": "tab:blue", "neuralsort": "tab:orange", "ot": "tab:green"}
 
 
+class Line(NamedTuple):
+    """A line from a forward ratio to that with gradient, where there is one; and the bar of the latter."""
+
+    name: str
+    method: str
+    ends: list[float]
+    bar: float | None = None
+
+
 def _save(figure, path: Path) -> None:
     # Without the date that would make every file differ.
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
-def _ratios(names: Sequence[str], height: float, label: str):
-    """A figure with a line for each name, and ratios on a logarithmic axis."""
-    figure, axes = plt.subplots(figsize=(8, height * len(names) + 1.2), layout="constrained")
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+def _lines(lines: Sequence[Line], label: str, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 0.22 * len(lines) + 1.2), layout="constrained")
+    for place, (_, method, ends, bar) in enumerate(lines):
+        colour = COLOURS[method]
+        axes.plot(ends, [place] * len(ends), color=colour, linewidth=2, alpha=0.5)
+        for end, face in zip(ends, ("white", colour), strict=False):
+            axes.plot(end, place, "o", color=colour, markersize=5, markerfacecolor=face)
+        if bar:
+            axes.plot(bar, place, "|", color="tab:red", markersize=9, markeredgewidth=2)
+    axes.plot([], [], "o", color="tab:gray", markerfacecolor="white", label="forward")
+    axes.plot([], [], "o", color="tab:gray", label="with gradient")
+    if any(line.bar for line in lines):
+        axes.plot([], [], "|", color="tab:red", markersize=9, markeredgewidth=2, label="bar, with gradient")
+    axes.set_yticks(range(len(lines)), [line.name for line in lines], fontsize=7)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(label)
-    return figure, axes
+    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
+    _save(figure, path)
 
 
 def multiples(records: list[dict], path: Path) -> None:
-    """A line for each case, from its forward time to that with gradient, times hard sort; and the bars."""
-    names = [f"{r['case']}, {shape(r['shape'])}" for r in records]
-    figure, axes = _ratios(names, 0.22, "time / time of jnp.sort")
+    """The multiples of hard sort of every case, and the bars."""
     barred = (*bars.TIMES_SORT, *bars.NEURALSORT) if bars.meant_for(records[0]["machine"]) else ()
-    for place, r in enumerate(records):
-        colour = COLOURS[r["method"]]
+    lines = []
+    for r in records:
         ends = [median(ratios(r["seconds"][key], r["seconds"]["sort"])) for key in ("forward", "gradient")]
-        axes.plot(ends, [place, place], color=colour, linewidth=2, alpha=0.5)
-        axes.plot(ends[0], place, "o", color=colour, markersize=5, markerfacecolor="white")
-        axes.plot(ends[1], place, "o", color=colour, markersize=5)
-        for bar in barred:
-            if bar.of(r) and bar.figure == "value and gradient":
-                axes.plot(bar.limit, place, "|", color="tab:red", markersize=9, markeredgewidth=2)
-    grey = {"linestyle": "", "color": "tab:gray"}
-    axes.plot([], [], marker="o", markerfacecolor="white", label="forward", **grey)
-    axes.plot([], [], marker="o", label="with gradient", **grey)
-    if barred:
-        red = grey | {"color": "tab:red", "markersize": 9, "markeredgewidth": 2}
-        axes.plot([], [], marker="|", label="bar, with gradient", **red)
-    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
-    _save(figure, path)
+        limits = [bar.limit for bar in barred if bar.of(r) and bar.figure == "value and gradient"]
+        lines.append(Line(f"{r['case']}, {shape(r['shape'])}", r["method"], ends, *limits))
+    _lines(lines, "time / time of jnp.sort", path)
+
+
+def peers(records: list[dict], path: Path) -> None:
+    """The time of every peer over ours."""
+    lines = []
+    for r in records:
+        for peer in r["differences"]:
+            ends = [median(ratios(t, r["seconds"]["softjax"][which])) for which, t in r["seconds"][peer].items()]
+            lines.append(Line(f"{peer}: {r['case']}", r["method"], ends))
+    _lines(lines, "time of the peer / time of this package", path)
 
 
 def growth(records: list[dict], path: Path) -> None:
@@ -62,36 +80,16 @@ def growth(records: list[dict], path: Path) -> None:
         "temporary memory, MiB": lambda r: r["temporary_bytes"]["gradient"] / 2**20,
         "time / time of jnp.sort": lambda r: median(ratios(r["seconds"]["gradient"], r["seconds"]["sort"])),
     }
-    markers = iter("osD^vPX*<>")
-    for name, points in by_series(records, "n").items():
-        how = {"color": COLOURS[points[0]["method"]], "marker": next(markers), "markersize": 4, "label": name}
+    for marker, (name, points) in zip("osD^vPX*<>", by_series(records, "n").items(), strict=False):
+        how = {"color": COLOURS[points[0]["method"]], "marker": marker, "markersize": 4, "label": name}
         for axes, value in zip(panels, values.values(), strict=True):
             axes.plot([r["shape"][-1] for r in points], [value(r) for r in points], linewidth=1, **how)
     sort = {r["shape"][-1]: median(r["seconds"]["sort"]) for r in records if r["along"] == "n"}
     panels[0].plot(sorted(sort), [sort[n] for n in sorted(sort)], color="black", label="jnp.sort")
     panels[2].axhline(1, color="black")
     for axes, label in zip(panels, values, strict=True):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("n")
+        axes.set(xscale="log", yscale="log", xlabel="n")
         axes.set_title(label, fontsize=10)
         axes.grid(alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
-    _save(figure, path)
-
-
-def peers(records: list[dict], path: Path) -> None:
-    """A point for each comparison, peer and pass: the peer's time over ours."""
-    timed = [(r, peer) for r in records for peer in r["differences"]]
-    figure, axes = _ratios(
-        [f"{peer}: {r['case']}" for r, peer in timed], 0.28, "time of the peer / time of this package"
-    )
-    for which, label, face in (("forward", "forward", "white"), ("gradient", "with gradient", "tab:blue")):
-        points = [
-            (median(ratios(r["seconds"][peer][which], r["seconds"]["softjax"][which])), place)
-            for place, (r, peer) in enumerate(timed)
-            if which in r["seconds"][peer]
-        ]
-        axes.plot(*zip(*points, strict=True), "o", color="tab:blue", markerfacecolor=face, label=label)
-    axes.legend(fontsize=8)
     _save(figure, path)

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -143,16 +143,14 @@ MEMORY = Table(
 )
 
 
-def _compiling(records: Records) -> list[list[str]]:
-    rows = []
-    for r in records:
-        instructions, seconds = goals(r["method"], r["mode"])
-        found = [f"{r['instructions']:,}", f"{instructions:,}", f"{r['seconds']:.2f}", f"{seconds:g}"]
-        rows.append([r["case"], shape(r["shape"]), *found])
-    return rows
-
-
-COMPILING = Table(["value and gradient", "shape", "instructions", "goal", "seconds", "goal"], _compiling)
+COMPILING = Table(
+    ["value and gradient", "shape", "instructions", "goal", "seconds", "goal"],
+    lambda records: [
+        [r["case"], shape(r["shape"]), f"{r['instructions']:,}", f"{most:,}", f"{r['seconds']:.2f}", f"{longest:g}"]
+        for r in records
+        for most, longest in [goals(r["method"], r["mode"])]
+    ],
+)
 FIRST_CALLS = Table(
     ["first call of ten numbers", "programs", "seconds", "goal"],
     lambda records: [[r["case"], str(r["programs"]), f"{r['seconds']:.2f}", "1"] for r in records],
@@ -162,55 +160,55 @@ FIRST_CALLS = Table(
 # --- kernels, peers ------------------------------------------------------------------------------------
 
 
-def _kernels(records: Records) -> list[list[str]]:
-    rows = []
-    for r in records:
-        for which, seconds in r["seconds"].items():
-            cells = [milliseconds(seconds[name]) if name in seconds else "" for name in KERNEL_COLUMNS]
-            rows.append([f"{r['case']} {' x '.join(map(str, r['shape']))}", which, r["implementation"], *cells])
-    return rows
+def _name(record: dict) -> str:
+    return f"{record['case']} {' x '.join(map(str, record['shape']))}"
+
+
+def _times(seconds: dict) -> list[str]:
+    return [milliseconds(seconds[name]) if name in seconds else "" for name in KERNEL_COLUMNS]
 
 
 KERNELS = Table(
     ["case", "program", "kernel by", *(f"{name}, ms" for name in KERNEL_COLUMNS)],
-    _kernels,
-    notes=lambda records: [
-        f"- {r['case']} {' x '.join(map(str, r['shape']))}, {who}: {why}"
+    lambda records: [
+        [_name(r), which, r["implementation"], *_times(seconds)]
         for r in records
-        for who, why in r["refused"].items()
+        for which, seconds in r["seconds"].items()
     ],
+    notes=lambda records: [f"- {_name(r)}, {who}: {why}" for r in records for who, why in r["refused"].items()],
 )
+
+
+def _timed(records: Records) -> Iterator[tuple[dict, str, str, Sequence[float], Sequence[float]]]:
+    """Record, peer, pass, the peer's seconds and ours."""
+    for r in records:
+        for peer in r["differences"]:
+            for which, theirs in r["seconds"][peer].items():
+                yield r, peer, which, theirs, r["seconds"]["softjax"][which]
 
 
 def _peers(records: Records) -> list[list[str]]:
     rows = []
-    for r in records:
-        for peer, apart in r["differences"].items():
-            for which, theirs in r["seconds"][peer].items():
-                ours = r["seconds"]["softjax"][which]
-                times = [milliseconds(theirs), milliseconds(ours), f"{median(ratios(theirs, ours)):.2f}"]
-                rows.append([r["case"], peer, which, r["meaning"][peer], f"{apart:.0e}", *times])
+    for r, peer, which, theirs, ours in _timed(records):
+        times = [milliseconds(theirs), milliseconds(ours), f"{median(ratios(theirs, ours)):.2f}"]
+        rows.append([r["case"], peer, which, r["peers"][peer], f"{r['differences'][peer]:.0e}", *times])
     return rows
 
 
 def _faster(records: Records) -> str:
     lines = []
-    for r in records:
-        for peer in r["differences"]:
-            for which, theirs in r["seconds"][peer].items():
-                less = median(ratios(r["seconds"]["softjax"][which], theirs))
-                if less > 1:
-                    lines.append(f"- {peer} in {less:.1f} times less time: {r['case']}, {which}")
+    for r, peer, which, theirs, ours in _timed(records):
+        if (less := median(ratios(ours, theirs))) > 1:
+            lines.append(f"- {peer} in {less:.1f} times less time: {r['case']}, {which}")
     return "A peer is faster here:\n\n" + "\n".join(lines) if lines else "No peer is faster in what follows."
 
 
 def _untimed(records: Records) -> list[str]:
     lines = []
     for r in records:
-        for peer in r["meaning"]:
+        for peer in r["peers"]:
             for state, reasons in (("not installed", r["absent"]), ("refused", r["refused"])):
-                if peer in reasons:
-                    lines.append(f"- {peer}, {r['case']}: {state}: {reasons[peer]}")
+                lines += [f"- {peer}, {r['case']}: {state}: {reasons[peer]}"] if peer in reasons else []
             if problem := r["sides"].get(peer, {}).get("no gradient"):
                 lines.append(f"- {peer}, {r['case']}, gradient: {problem}")
     return ["", "Not timed:", "", *lines] if lines else []

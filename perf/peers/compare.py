@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -116,15 +117,9 @@ def compare(case: Comparison, _: float) -> Iterator[dict]:
     finally:
         for worker in workers:
             worker.process.communicate()
-    about = {"case": case.name, "operator": case.operator, "method": case.method, "shape": list(case.shape)}
-    yield about | {
-        "softness": case.softness,
-        "meaning": case.peers,
-        "agrees": case.agrees,
-        "seconds": seconds,
-        "differences": differences,
-        "refused": refused,
-        "absent": absent,
+    yield {
+        **{"case": case.name, **asdict(case), "seconds": seconds},
+        **{"differences": differences, "refused": refused, "absent": absent},
         "sides": {worker.side: worker.report for worker in workers},
     }
 
