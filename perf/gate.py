@@ -1,18 +1,15 @@
 """Refuse a change that makes compiled programs or kernels larger, slower or hungrier than a baseline says.
 
     python perf/gate.py                `make gate`: programs (perf/shapes.py: GATE) against perf/baseline.json
-    python perf/gate.py --rows FILE    `make aot`: kernels that perf/aot has compiled, against perf/baseline-aot.json
     python perf/gate.py softsort       only cases whose name contains one of the words, and no times
     python perf/gate.py --strict       an improvement fails too, and so does what has no baseline
-    python perf/gate.py --update       write the baseline of these compilers: `make baseline`, `make baseline-aot`
+    python perf/gate.py --update       write the baseline of this compiler: `make baseline`
 
-Figures come from compilers, not from a clock, so noise cannot move them: of programs what XLA says, of GPU kernels
-registers and spilled bytes, by ptxas, of TPU kernels bundles and spilled vector registers, by libtpu's schedule. They
-are only compared with those of the same compilers: with others the gate says so and passes. An improvement does not
-fail, but it is shown: until the baseline takes it over, a later change may give it up unseen.
-
-Kernels need nothing but the standard library, so that the environments with the compilers need not hold more. A row
-that is "known" by its program's fingerprint, which `--update` writes, has the baseline's figures.
+`make aot` judges kernels by the same rules against perf/baseline-aot.json. Figures come from compilers, not from a
+clock, so noise cannot move them: of programs what XLA says, of GPU kernels registers and spilled bytes, by ptxas, of
+TPU kernels bundles and spilled vector registers, by libtpu's schedule. They are only compared with those of the same
+compilers: with others the gate says so and passes. An improvement does not fail, but it is shown: until the baseline
+takes it over, a later change may give it up unseen. Kernels need nothing but the standard library.
 """
 
 import argparse
@@ -140,19 +137,16 @@ def of_kernels(row: dict) -> Figures:
     return {"program": program, **{f"kernel {place}": found for place, found in enumerate(kernels, 1)}}
 
 
-def judge_kernels(options: argparse.Namespace, asked: Callable[[str], bool]) -> bool:
-    """Is every kernel in the rows of a table as good as the baseline, where it is asked for?"""
-    path = options.baseline or KERNELS
-    rows = {}
-    for line in options.rows.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        rows[f"{row['target']} {row['implementation']} {row['kernel']}"] = row
-    rows = {name: row for name, row in rows.items() if asked(name)}
-    targets = {name.split()[0] for name in rows}
-    # Targets that were not compiled stay as they are, neither judged nor written.
+def judge_kernels(rows: Sequence[dict], options: argparse.Namespace, asked: Callable[[str], bool]) -> bool:
+    """Is every kernel of the targets that were compiled as good as the baseline, where it is asked for?
+
+    A row that is "known" by its program's fingerprint, which an update writes, has the baseline's figures.
+    """
+    path, targets = options.baseline or KERNELS, {row["target"] for row in rows}
     file = Baseline(path, "make baseline-aot", lambda name: asked(name) and name.split()[0] in targets)
     known, now, prints, passed = file.read(), defaultdict(dict), defaultdict(dict), bool(rows)
-    for name, row in rows.items():
+    for row in rows:
+        name = f"{row['target']} {row['implementation']} {row['kernel']}"
         before = known.get(row.get("compiler"), {}).get(name)
         if row.get("known") and before is None:
             row["error"] = f"has a fingerprint, but no figures in {path.name}: `{file.command}`"
@@ -171,10 +165,11 @@ def judge_kernels(options: argparse.Namespace, asked: Callable[[str], bool]) -> 
     return passed
 
 
-def judge_programs(options: argparse.Namespace, asked: Callable[[str], bool], cases: Sequence, bands: Sequence) -> bool:
+def judge_programs(options: argparse.Namespace, cases: Sequence, bands: Sequence) -> bool:
     """Is every program as good as the baseline, where it is asked for, and does every band hold?"""
     import figures
 
+    asked = lambda name: not options.words or any(word in name for word in options.words)
     file, compiler = Baseline(options.baseline or BASELINE, "make baseline", asked), figures.compiler()
     measure = lambda: figures.measure([case for case in cases if asked(case.key)])
     if options.update:
@@ -188,27 +183,24 @@ def judge_programs(options: argparse.Namespace, asked: Callable[[str], bool], ca
     return passed
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Of the options of both gates."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--baseline", type=Path, help="another file")
+    found.add_argument("--update", action="store_true", help="write the baseline instead of comparing with it")
+    found.add_argument("--strict", action="store_true", help="an improvement or a missing baseline fails too")
+    return found
+
+
 def main(arguments: Sequence[str], cases: Sequence | None = None, bands: Sequence | None = None) -> int:
     """0 if the gate is passed, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="only cases whose name contains one of these, and no times")
-    parser.add_argument("--rows", type=Path, help="judge kernels by what perf/aot/table.py --json has written")
-    parser.add_argument("--baseline", type=Path, help="another file")
-    parser.add_argument("--update", action="store_true", help="write the baseline instead of comparing with it")
-    parser.add_argument("--strict", action="store_true", help="an improvement or a missing baseline fails too")
-    options = parser.parse_args(arguments)
-    asked = lambda name: not options.words or any(word in name for word in options.words)
-    if options.rows:
-        passed = judge_kernels(options, asked)
-    else:
-        if cases is None or bands is None:
-            from figures import BANDS as bands  # as late as what needs JAX
-            from shapes import GATE as cases
-        passed = judge_programs(options, asked, cases, bands)
-    if options.update:
-        print("The baseline is written.")
-        return 0
-    print(f"The gate{' of the kernels' if options.rows else ''} {'is passed' if passed else 'FAILS'}.")
+    options = parser(__doc__)
+    options.add_argument("words", nargs="*", help="only cases whose name contains one of these, and no times")
+    if cases is None or bands is None:
+        from figures import BANDS as bands  # as late as what needs JAX
+        from shapes import GATE as cases
+    passed = judge_programs(options.parse_args(arguments), cases, bands)
+    print("The gate is passed." if passed else "The gate FAILS.")
     return int(not passed)
 
 

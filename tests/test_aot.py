@@ -61,7 +61,16 @@ allocation 5: size 254976, color 1, page 0, preallocated-temp:
 """
 
 
-def test_a_known_program_has_no_problem():
+def test_the_table_ends_in_the_gate(tmp_path, monkeypatch, capsys):
+    """Within bounds it passes and is written; a kernel that spills fails before it is compared."""
+    row = GPU | {"kernel": "sort", "fingerprint": "a1", "keys": 8_000, "result": 0, "temp": 0, "registers": [64]}
+    monkeypatch.setattr(table, "rows", lambda *_: [row])
+    how = ["h200", "--baseline", str(tmp_path / "baseline.json")]
+    assert table.main([*how, "--update"]) == 0 and table.main([*how, "--strict"]) == 0
+    monkeypatch.setattr(table, "rows", lambda *_: [row | {"spills": 8}])
+    assert table.main(how) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED: spills 8 bytes" in printed and printed.endswith("The gate of the kernels FAILS.\n")
     assert table.problem(GPU | {"kernel": "sort", "known": True}) is None
 
 
