@@ -12,7 +12,6 @@ sys.path.append(str(Path(gate.__file__).parent / "aot"))
 import buffers
 import bundles
 import fingerprint
-import loops
 import table
 
 GPU = {"target": "h200", "implementation": "pallas_mosaic_gpu", "compiler": "ptxas 1"}
@@ -27,19 +26,6 @@ SCHEDULE = """
    0x7 LB: >> { %v5 = vadd }
    0x8   : > { }
    0x9   :  { }
-"""
-MACHINE_CODE = """
-.L_x_2:
-        /*0010*/                   MOV R1, c[0x0][0x28] ;
-.L_x_1:
-        /*0020*/                   FADD R2, R2, R3 ;
-        /*0030*/               @P0 BRA `(.L_x_3) ;
-        /*0040*/              @!P1 BRA `(.L_x_1) ;
-.L_x_3:
-        /*0050*/              @!P2 BRA `(.L_x_2) ;
-        /*0060*/                   EXIT ;
-.L_x_4:
-        /*0070*/                   BRA `(.L_x_4);
 """
 UNITS = """== CAPACITY:
 MXU, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU
@@ -105,11 +91,6 @@ def test_a_fingerprint_is_of_what_is_computed(monkeypatch):
 def test_bundles_of_the_innermost_loops():
     """Of ten, those with the marks of a loop that holds no other."""
     assert bundles.in_loops(SCHEDULE) == (10, [3, 1])
-
-
-def test_instructions_of_the_innermost_loops():
-    """What a branch backwards spans, if it holds no other loop; a kernel ends in a branch to itself."""
-    assert loops.of_machine_code(MACHINE_CODE) == (7, [3])
 
 
 def test_spilled_vector_registers():
