@@ -86,18 +86,16 @@ class Sweep:
 
 def sweeps(implementation: str, families: Iterable[str]) -> Iterator[Sweep]:
     """What there is to try for some families, of tiles that the compiler may take."""
+    allowed = lambda family, tiles: [t for t in tiles if tuning.limit(implementation, family, t) is None]
     entries: Any = tuning.load(tuning.FOLDER / "default.json").tiles[implementation]["transport"]
     for family in families:
-        tried: list[tuple[Sequence[Case], list[Candidate]]] = [
-            (PAIRWISE, [Tile(*sides) for sides in itertools.product(SIDES, SIDES)])
-        ]
-        if family == "transport":  # as many sweeps as the default file tells numbers of anchors apart
-            anchors = sorted(entry.anchors for entry in entries)
-            # All but a filler are wanted.
-            tried = [([replace(case, k=a - 1) for case in TRANSPORT], [Keys(a, n) for n in KEYS]) for a in anchors]
-        for cases, tiles in tried:
-            allowed = [tile for tile in tiles if tuning.limit(implementation, family, tile) is None]
-            yield Sweep(implementation, family, cases, allowed)
+        if family != "transport":
+            tiles = [Tile(*sides) for sides in itertools.product(SIDES, SIDES)]
+            yield Sweep(implementation, family, PAIRWISE, allowed(family, tiles))
+            continue
+        for anchors in sorted(entry.anchors for entry in entries):  # as many as the default file tells apart
+            cases = [replace(case, k=anchors - 1) for case in TRANSPORT]  # and a filler
+            yield Sweep(implementation, family, cases, allowed(family, [Keys(anchors, n) for n in KEYS]))
 
 
 # --- tiles ---------------------------------------------------------------------------------------------
@@ -193,8 +191,8 @@ def measured(implementation: str, seconds: float, cases: Iterable[Case]) -> dict
 # --- the command ---------------------------------------------------------------------------------------
 
 
-def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callable[[dict, dict], None]) -> None:
-    """Measure, and hand tiles and the rule, as a file has them, to `keep` whenever there is more."""
+def tuned(implementation: str, wanted: Sequence[str], options: Any) -> Iterator[tuple[dict, dict]]:
+    """Measure: tiles and rules so far, as a file has them, whenever there is more."""
     tiles: dict[str, Any] = {}
     transport: list[dict] = []
     for sweep in sweeps(implementation, [family for family in tuning.FAMILIES if family in wanted]):
@@ -208,16 +206,16 @@ def tuned(implementation: str, wanted: Sequence[str], options: Any, keep: Callab
             transport.append(asdict(best or sweep.current()))
         elif best is not None:
             tiles[sweep.family] = asdict(best)
-        keep(tiles, {})
+            yield tiles, {}
     if transport:  # a list, which is kept when it is whole
         tiles["transport"] = transport
-        keep(tiles, {})
+        yield tiles, {}
     if "thresholds" in wanted:
         with tuning.override(tuning.table({"tiles": {implementation: tiles}})):
             for method in options.methods:
                 found = rule(method, implementation, partial(measured, implementation, options.seconds))
                 print(f"{implementation} rule of {method}: {found}", flush=True)
-                keep(tiles, {method: found})
+                yield tiles, {method: found}
 
 
 def merged(old: dict, implementation: str, tiles: dict, rules: dict) -> dict:
@@ -255,15 +253,12 @@ def main(arguments: list[str]) -> int:
     for implementation in chosen:
         # A rule is that of the implementation which is chosen here.
         wanted = [what for what in options.what or WHAT if what != "thresholds" or implementation == chosen[0]]
-
-        def keep(tiles, rules, implementation=implementation):
+        for tiles, rules in tuned(implementation, wanted, options):
             with alone():
                 data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
                 found = merged(data, implementation, tiles, rules)
                 tuning.table(found)  # what does not load is not written
                 path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-        tuned(implementation, wanted, options, keep)
     print(f"wrote {path}")
     return 0
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent))
 import runner  # noqa: E402  (the folder above)
 import tables  # noqa: E402
 from comparisons import COMPARISONS, Comparison  # noqa: E402
-from environments import NotInstalled, interpreter  # noqa: E402
+from environments import interpreter  # noqa: E402
 
 ROUNDS = 7
 PATIENCE = 120.0
@@ -98,9 +98,9 @@ def compare(case: Comparison, _: float) -> Iterator[dict]:
     refused, differences, absent = {}, {}, {}
     try:
         for peer, meaning in case.peers.items():
-            python = interpreter(peer)
-            if isinstance(python, NotInstalled):
-                absent[peer] = str(python)
+            python, problem = interpreter(peer)
+            if problem:
+                absent[peer] = problem
                 continue
             try:
                 worker = Worker(peer, case, python)

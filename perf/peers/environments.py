@@ -40,43 +40,35 @@ PEERS = {
 }
 
 
-class NotInstalled(Exception):
-    """Why a peer is not here."""
-
-
-def _run(*command: str) -> None:
-    """Raises `NotInstalled` with what the command said last."""
+def _run(*command: str) -> str | None:
+    """None, or what the command said last."""
     # Where torchsort's build finds a CUDA compiler it asks for the rest of CUDA too; all that runs here is on the CPU.
     environment = os.environ | {"PATH": "/usr/bin:/bin"}
     how = {"capture_output": True, "text": True, "timeout": PATIENCE, "stdin": subprocess.DEVNULL, "env": environment}
     try:
         done = subprocess.run(command, **how)
-    except subprocess.TimeoutExpired as error:
-        raise NotInstalled(f"not done after {PATIENCE} s") from error
-    if done.returncode:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        # pip's own summary says less than the error of the build that it ran.
-        raise NotInstalled(next((line for line in said if "Error: " in line), said[-1]))
+    except subprocess.TimeoutExpired:
+        return f"not done after {PATIENCE} s"
+    said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    # pip's own summary says less than the error of the build that it ran.
+    return next((line for line in said if "Error: " in line), said[-1]) if done.returncode else None
 
 
 @functools.cache
-def interpreter(name: str) -> Path | NotInstalled:
-    """The interpreter of a peer's environment, which is made if need be, or why there is none."""
+def interpreter(name: str) -> tuple[Path, str | None]:
+    """The interpreter of a peer's environment, which is made if need be, and why there is none."""
     peer = PEERS[name]
     folder, wanted = FOLDER / peer.environment, " ".join(peer.requirements)
     python, stamp = folder / "bin" / "python", folder / f".ready-{name}"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        return python
+        return python, None
     print(f"Installing {name} into {FOLDER.name}/{peer.environment}; this is done once.", file=sys.stderr, flush=True)
+    base = os.environ.get("PEERS_PYTHON", getattr(sys, "_base_executable", sys.executable))
     pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
-    try:
-        if not python.exists():
-            base = os.environ.get("PEERS_PYTHON", getattr(sys, "_base_executable", sys.executable))
-            _run(base, "-I", "-m", "venv", str(folder))
-        if peer.options:  # first what the peer needs in order to be built
-            _run(*pip, *peer.requirements[:-1])
-        _run(*pip, *peer.options, *peer.requirements)
-    except NotInstalled as problem:
-        return problem
+    steps = [] if python.exists() else [(base, "-I", "-m", "venv", str(folder))]
+    steps += [(*pip, *peer.requirements[:-1])] if peer.options else []  # first what the peer needs in order to be built
+    for step in (*steps, (*pip, *peer.options, *peer.requirements)):
+        if problem := _run(*step):
+            return python, problem
     stamp.write_text(wanted, encoding="utf-8")
-    return python
+    return python, None
