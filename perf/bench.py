@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else XLA prints the programs that do not fit
@@ -36,7 +36,7 @@ import shapes
 import tables
 from figures import of_program
 from runner import Measurement
-from shapes import Case, Series
+from shapes import Case
 from timing import compiled, interleaved, temporary_bytes
 
 LIMIT = 10.0
@@ -61,17 +61,18 @@ def times(case: Case, seconds: float, repeats: int = 11) -> Iterator[dict]:
     }
 
 
-def growth(series: Series, seconds: float) -> Iterator[dict]:
+def growth(series: tuple[str, Sequence[Case]], seconds: float) -> Iterator[dict]:
     """The points of a series, up to the size that would take too long."""
+    along, cases = series
     last = None
-    for case in series.cases:
+    for case in cases:
         if last is not None:
             larger = math.prod(case.shape) / math.prod(last["shape"])
-            theory = shapes.exponent(case.label, case.method, series.along)
+            theory = shapes.exponent(case.label, case.method, along)
             if median(last["seconds"]["gradient"]) * larger**theory > LIMIT:
                 return
         (last,) = times(case, seconds, repeats=7)
-        yield last | {"along": series.along}
+        yield last | {"along": along}
 
 
 def memory(case: Case, _: float) -> Iterator[dict]:
@@ -91,14 +92,7 @@ def compiling(case: Case, _: float) -> Iterator[dict]:
     yield case.about() | {"instructions": count, "seconds": time.process_time() - start}
 
 
-@dataclass(frozen=True)
-class FirstCall:
-    """An eager call of an operator in a new process."""
-
-    key: str
-
-
-FIRST_CALLS = (FirstCall("sort"), FirstCall("median"), FirstCall("rank"))
+FIRST_CALLS = {name: name for name in ("sort", "median", "rank")}
 _PROCESS = """
 import json, sys, time, jax, jax.numpy as jnp
 x = jax.block_until_ready(jnp.arange(10.0))
@@ -112,20 +106,23 @@ print(json.dumps({"programs": len(found), "seconds": time.perf_counter() - start
 """
 
 
-def first_call(call: FirstCall, _: float, repeats: int = 3) -> Iterator[dict]:
-    """What it compiles and takes."""
-    command = [sys.executable, "-c", _PROCESS, call.key]
+def first_call(operator: str, _: float, repeats: int = 3) -> Iterator[dict]:
+    """What an eager call compiles and takes in a new process."""
+    command = [sys.executable, "-c", _PROCESS, operator]
     runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(repeats)]
-    yield {"case": call.key, "shape": [10]} | min(map(json.loads, runs), key=lambda found: found["seconds"])
+    yield {"case": operator, "shape": [10]} | min(map(json.loads, runs), key=lambda found: found["seconds"])
 
 
+_named = lambda cases: {case.key: case for case in cases}
 SETS = {
-    "standard": Measurement(shapes.STANDARD, times, tables.STANDARD),
+    "standard": Measurement(_named(shapes.STANDARD), times, tables.STANDARD),
     "scaling": Measurement(shapes.SCALING, growth, tables.SCALING, "scaling-"),
-    "memory": Measurement(shapes.MEMORY, memory, tables.MEMORY, "memory-"),
-    "compiling": Measurement(shapes.COMPILED, compiling, tables.COMPILING, "compiling-"),
-    "first-calls": Measurement(FIRST_CALLS, first_call, tables.FIRST_CALLS, "first-calls-"),
-    "kernels": Measurement(shapes.KERNELS, kernel_comparison.measure, tables.KERNELS, "kernels-"),
+    "memory": Measurement(_named(shapes.MEMORY), memory, tables.MEMORY, "memory-"),
+    "compiling": Measurement(_named(shapes.COMPILED), compiling, tables.COMPILING, "compiling-"),
+    "first-calls": Measurement(
+        {name: name for name in ("sort", "median", "rank")}, first_call, tables.FIRST_CALLS, "first-calls-"
+    ),
+    "kernels": Measurement(_named(shapes.KERNELS), kernel_comparison.measure, tables.KERNELS, "kernels-"),
 }
 
 

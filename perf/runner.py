@@ -1,7 +1,7 @@
 """The frame of every measurement: choose among what there is, measure, show, and save."""
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ from tables import Table
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured, each by its key; how, from an item and the --seconds; and the table of the records."""
+    """What is measured, by name; how, from an item and the --seconds; and the table of the records."""
 
-    items: Sequence[Any]
+    items: Mapping[str, Any]
     measure: Callable[[Any, float], Iterable[dict]]
     table: Table
     prefix: str = ""
@@ -32,7 +32,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 def run(what: Measurement, options: argparse.Namespace) -> list[dict]:
     """The records of what is asked for, shown and saved one after the other."""
     words = options.words
-    chosen = [item for item in what.items if not words or any(word in item.key for word in words)]
+    chosen = [item for name, item in what.items.items() if not words or any(word in name for word in words)]
     path = RESULTS / f"{what.prefix}{machine()}.jsonl"
     if options.save and not words:
         path.unlink(missing_ok=True)

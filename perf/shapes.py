@@ -200,37 +200,22 @@ MEMORY = (
 """Whose temporary memory is promised to be linear in n."""
 
 
-@dataclass(frozen=True)
-class Series:
-    """Cases that differ in n, of one row, or in the batch, of rows of 100."""
-
-    operator: str
-    method: str
-    along: str = "n"
-    mode: str = "smooth"
-    k: int | None = None
-
-    @property
-    def cases(self) -> list[Case]:
-        """One case for each size, which is the shape's last number along n, and its first along the batch."""
-        shapes = [(1, 10**d) for d in range(2, 7)] if self.along == "n" else [(10**d, 100) for d in range(5)]
-        return [Case(self.operator, self.method, shape, self.mode, k=self.k) for shape in shapes]
-
-    @property
-    def key(self) -> str:
-        """The cases' name."""
-        return self.cases[0].name
-
-
-SCALING = (
-    *(Series(name, "softsort") for name in ("sort", "rank", "quantile")),
-    Series("sort", "softsort", mode="c1"),
-    *(Series(name, "neuralsort") for name in ("sort", "quantile")),
-    *(Series(name, "ot", k=k) for name, k in (("top_k", 32), ("mask", None), ("sort", None))),
-    *(Series("sort", method, "batch") for method in METHODS),
-)
-"""Whose powers of n and of the batch are fitted to times."""
-
+_SHAPES = {"n": [(1, 10**d) for d in range(2, 7)], "batch": [(10**d, 100) for d in range(5)]}
+_GROWING = {
+    "n": [
+        *(Case(name, "softsort", ()) for name in ("sort", "rank", "quantile")),
+        Case("sort", "softsort", (), "c1"),
+        *(Case(name, "neuralsort", ()) for name in ("sort", "quantile")),
+        *(Case(name, "ot", (), k=k) for name, k in (("top_k", 32), ("mask", None), ("sort", None))),
+    ],
+    "batch": [Case("sort", method, ()) for method in METHODS],
+}
+SCALING = {
+    f"{case.name} along {along}": (along, [replace(case, shape=shape) for shape in _SHAPES[along]])
+    for along, cases in _GROWING.items()
+    for case in cases
+}
+"""Cases that differ in n, of one row, or in the batch, of rows of 100: whose powers of these are fitted to times."""
 
 COMPILED = (
     *(Case(name, "softsort", (64, 1_024)) for name in ("sort", "rank", "top_k", "quantile", "max", "mask")),

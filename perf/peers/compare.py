@@ -125,4 +125,5 @@ def compare(case: Comparison, _: float) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    runner.run(runner.Measurement(COMPARISONS, compare, tables.PEERS, "peers-"), runner.parser(__doc__).parse_args())
+    named = {f"{case.name} {' '.join(case.peers)}": case for case in COMPARISONS}
+    runner.run(runner.Measurement(named, compare, tables.PEERS, "peers-"), runner.parser(__doc__).parse_args())

@@ -29,11 +29,6 @@ class Comparison:
         operator = f"{self.operator} {self.k}" if self.k else self.operator
         return f"{self.method} {operator}, {' x '.join(map(str, self.shape))}, softness {self.softness:g}"
 
-    @property
-    def key(self) -> str:
-        """The name and the peers, of which a word asks for one."""
-        return f"{self.name} {' '.join(self.peers)}"
-
 
 # Transport's other solvers stop where their default of 1e-3 in the marginals is not enough to agree (`theirs`).
 COMPARISONS = (
