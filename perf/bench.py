@@ -119,9 +119,7 @@ SETS = {
     "scaling": Measurement(shapes.SCALING, growth, tables.SCALING, "scaling-"),
     "memory": Measurement(_named(shapes.MEMORY), memory, tables.MEMORY, "memory-"),
     "compiling": Measurement(_named(shapes.COMPILED), compiling, tables.COMPILING, "compiling-"),
-    "first-calls": Measurement(
-        {name: name for name in ("sort", "median", "rank")}, first_call, tables.FIRST_CALLS, "first-calls-"
-    ),
+    "first-calls": Measurement(FIRST_CALLS, first_call, tables.FIRST_CALLS, "first-calls-"),
     "kernels": Measurement(_named(shapes.KERNELS), kernel_comparison.measure, tables.KERNELS, "kernels-"),
 }
 

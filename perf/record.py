@@ -53,15 +53,6 @@ def context() -> dict[str, Any]:
     }
 
 
-def rounded(value: Any) -> Any:
-    """Floats to five digits, in whatever is nested: what a clock says is no better."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def read(path: Path) -> list[dict]:
     """The records of a file, in order."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
@@ -70,6 +61,8 @@ def read(path: Path) -> list[dict]:
 def save(path: Path, record: dict) -> None:
     """Put a record with its context into a file, in the place of an earlier one of the same case."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    records = [*(read(path) if path.exists() else ()), rounded(record | context())]
+    rounded = lambda text: float(f"{float(text):.5g}")  # what a clock says is no better
+    new = json.loads(json.dumps(record | context()), parse_float=rounded)
+    records = [*(read(path) if path.exists() else ()), new]
     lines = {(r["case"], str(r["shape"]), r.get("along")): json.dumps(r) for r in records}
     path.write_text("\n".join(lines.values()) + "\n", encoding="utf-8")
