@@ -65,7 +65,7 @@ gpu:
 	@status=0; \
 	$(gpu_python) $(gpu_suite) tests/pallas/test_hardware.py $(PYTEST_ARGS) || status=1; \
 	$(gpu_python) perf/bench.py --save $(BENCH_ARGS) || status=1; \
-	$(gpu_python) perf/gpu.py $(GPU_ARGS) || status=1; \
+	$(gpu_python) perf/bench.py --set kernels --save $(GPU_ARGS) || status=1; \
 	exit $$status
 
 tune:
@@ -88,15 +88,16 @@ bench:
 
 compiling:
 	@$(venv) test
-	@JAX_PLATFORMS=cpu "$(VENV)/bin/python" perf/compiling.py $(COMPILING_ARGS)
+	@JAX_PLATFORMS=cpu "$(VENV)/bin/python" perf/bench.py --set compiling $(COMPILING_ARGS)
+	@JAX_PLATFORMS=cpu "$(VENV)/bin/python" perf/bench.py --set first-calls $(COMPILING_ARGS)
 
 scaling:
 	@$(venv) test
-	@"$(VENV)/bin/python" perf/scaling.py $(SCALING_ARGS)
+	@"$(VENV)/bin/python" perf/bench.py --set scaling $(SCALING_ARGS)
 
 memory:
 	@$(venv) test
-	@"$(VENV)/bin/python" perf/memory.py $(MEMORY_ARGS)
+	@"$(VENV)/bin/python" perf/bench.py --set memory $(MEMORY_ARGS)
 
 gate:
 	@$(venv) test

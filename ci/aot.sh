@@ -32,11 +32,6 @@ environment .venv-aot-cuda "jax==$jax" jaxtyping triton "jax-cuda13-plugin==$jax
 environment .venv-aot-tpu "jax==$jax" jaxtyping "libtpu==0.0.50.*"
 
 PYTHONPATH=. .venv-aot-tpu/bin/python -W ignore perf/aot/sharded.py
-rows=$(mktemp)
-trap 'rm -f "$rows"' EXIT
-status=0
-CUDA_PYTHON=.venv-aot-cuda/bin/python TPU_PYTHON=.venv-aot-tpu/bin/python \
-    .venv-aot-tpu/bin/python perf/aot/table.py --json "$rows" "$@" || status=1
 # shellcheck disable=SC2086 # none or some options
-.venv-aot-tpu/bin/python perf/aot_gate.py "$rows" ${AOT_GATE:-} || status=1
-exit $status
+CUDA_PYTHON=.venv-aot-cuda/bin/python TPU_PYTHON=.venv-aot-tpu/bin/python \
+    .venv-aot-tpu/bin/python perf/aot/table.py ${AOT_GATE:-} "$@"

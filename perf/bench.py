@@ -1,120 +1,145 @@
-"""What softness costs: soft operators against JAX's hard ones on the same array, in one run.
+"""What softness costs: times of soft operators beside JAX's hard ones, in turns on the same array, and what else costs.
 
-    python perf/bench.py                       every case of the standard set (perf/shapes.py)
+    python perf/bench.py                       the standard set (perf/shapes.py), as multiples of `jnp.sort`
     python perf/bench.py softsort neuralsort   cases whose name and shape contain one of the words
-    python perf/bench.py --json results.jsonl  append one line for each measurement
-    python perf/bench.py --save                write them to perf/results/<machine>.jsonl
+    python perf/bench.py --save                write the records to perf/results/<machine>.jsonl
+    python perf/bench.py --set scaling         the powers of n and of the batch by which time grows, beside theory's
+    python perf/bench.py --set memory          temporary memory at two sizes: linear in n where it grows as they do
+    python perf/bench.py --set compiling       instructions of value and gradient, and the time to compile it
+    python perf/bench.py --set first-calls     programs and seconds of a first eager call of ten numbers
+    python perf/bench.py --set kernels         kernels beside plain JAX and the definition, on the GPU at hand
 
-Each case prints `jnp.sort`'s time, its forward and value-and-gradient time as multiples of that, the spread of the
-larger multiple, its forward time as a multiple of the hard operator that it replaces, and what compiling the gradient
-takes in seconds and gives in temporary memory. float32, normal data.
+"x hard" is a multiple of the hard operator that a soft one replaces, "spread" that of the larger multiple. A series of
+`scaling` ends before a size that its last growth says would take longer than 10 s a call. Seconds to compile, where
+they are beside a goal, are processor time of all threads; a first call's are wall time beyond `import jax` in a new
+process, the least of three.
 """
 
-import argparse
+import json
 import math
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from statistics import median
-from typing import Any
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # else XLA prints the programs that do not fit
+
+import gpu_check
 import jax
 import jax.numpy as jnp
-import scaling
-from progress import tqdm
-from record import append, destination
-from shapes import STANDARD, Case
-from timing import compiled, compiled_beside, interleaved, ratios, spread, temporary_bytes
+import kernel_comparison
+import runner
+import shapes
+import tables
+from figures import of_program
+from runner import Measurement
+from shapes import Case
+from timing import compiled, compiled_beside, interleaved, temporary_bytes
 
-HEADER = (
-    f"{'case':24}{'shape':>16}{'sort ms':>10}{'forward':>10}{'gradient':>10}{'spread':>9}{'x hard':>9}"
-    f"{'compile s':>11}{'MiB':>9}   (forward, gradient: x jnp.sort)"
-)
+LIMIT = 10.0
+"""Seconds a call beyond which a series ends."""
 
 
-def functions(case: Case) -> dict[str, Callable]:
-    """`jnp.sort`, the hard operator, the soft one, and its value and gradient."""
-    return {
+def times(case: Case, seconds: float, repeats: int = 11) -> Iterator[dict]:
+    """Times, compile times and temporary memory of `jnp.sort`, of the hard operator and of the soft one."""
+    x = case.keys()
+    functions = {
         "sort": lambda x: jnp.sort(x, axis=-1),
         "hard": case.hard,
         "forward": case.soft,
         "gradient": case.value_and_gradient(),
     }
-
-
-def all_compiled(cases: list[Case]) -> dict[Case, dict[str, Any]]:
-    """The programs of all cases, compiled beside each other."""
-    jobs = (
-        ((case, name), lambda case=case, function=function: jax.jit(function).lower(case.keys()))
-        for case in cases
-        for name, function in functions(case).items()
-    )
-    found: dict[Case, dict[str, Any]] = {case: {} for case in cases}
-    for (case, name), program in compiled_beside(jobs).items():
-        if isinstance(program, Exception):
-            raise program
-        found[case][name] = program
-    return found
-
-
-def measure(case: Case, seconds: float, ready: dict[str, Any] | None = None) -> dict:
-    """Seconds of those `functions`; compile time, unless they are `ready`, and memory."""
-    x = case.keys()
-    if ready is None:
-        timed = {name: compiled(function, x) for name, function in functions(case).items()}
-        programs = {name: program for name, (program, _) in timed.items()}
-        compile_seconds = {name: elapsed for name, (_, elapsed) in timed.items()}
-    else:
-        programs, compile_seconds = ready, {}
-    return {
-        "case": case.name,
-        "operator": case.operator,
-        "method": case.method,
-        "mode": case.mode,
-        "softness": case.softness,
-        "shape": list(case.shape),
-        "seconds": interleaved({name: (program, (x,)) for name, program in programs.items()}, seconds=seconds),
-        "compile_seconds": compile_seconds,
+    if jax.default_backend() == "cpu":
+        built = {name: compiled(function, x) for name, function in functions.items()}
+    else:  # beside each other, where compiling takes longer than all else, and is not timed
+        lowering = ((name, partial(jax.jit(function).lower, x)) for name, function in functions.items())
+        built = {name: (program, None) for name, program in compiled_beside(lowering).items()}
+    programs = {name: program for name, (program, _) in built.items()}
+    yield case.about() | {
+        "seconds": interleaved(programs, x, repeats=repeats, seconds=seconds),
+        "compile_seconds": {name: elapsed for name, (_, elapsed) in built.items() if elapsed},
         "temporary_bytes": {name: temporary_bytes(program) for name, program in programs.items()},
     }
 
 
-def line(record: dict) -> str:
-    """A measurement as a line under HEADER."""
-    seconds = record["seconds"]
-    forward, gradient = (ratios(seconds[key], seconds["sort"]) for key in ("forward", "gradient"))
-    own = median(ratios(seconds["forward"], seconds["hard"]))
-    shape = " x ".join(f"{size:,}" for size in record["shape"])
-    return (
-        f"{record['case']:24}{shape:>16}{1e3 * median(seconds['sort']):10.2f}{median(forward):10.2f}"
-        f"{median(gradient):10.2f}{max(spread(forward), spread(gradient)):9.0%}{own:9.2f}"
-        f"{record['compile_seconds'].get('gradient', math.nan):11.1f}"
-        f"{record['temporary_bytes']['gradient'] / 2**20:9.1f}"
-    )
+def growth(series: tuple[str, Sequence[Case]], seconds: float) -> Iterator[dict]:
+    """The points of a series, up to the size that would take too long."""
+    along, cases = series
+    last = None
+    for case in cases:
+        if last is not None:
+            larger = math.prod(case.shape) / math.prod(last["shape"])
+            theory = shapes.exponent(case.label, case.method, along)
+            if median(last["seconds"]["gradient"]) * larger**theory > LIMIT:
+                return
+        (last,) = times(case, seconds, repeats=7)
+        yield last | {"along": along}
 
 
-def main(arguments: list[str]) -> None:
-    """Measure the cases asked for and print a line for each, then the exponents that they show."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="measure only cases whose name contains one of these")
-    parser.add_argument("--json", help="append the results to this file, one JSON object a line")
-    parser.add_argument("--save", action="store_true", help="write them to perf/results/<machine>.jsonl")
-    parser.add_argument("--seconds", type=float, default=4.0, help="start no round of a case after this long")
-    parser.add_argument("--beside", action="store_true", help="compile all beside each other first; no compile time")
+def memory(case: Case, _: float) -> Iterator[dict]:
+    """Temporary memory of value and gradient at each size."""
+    sized = [replace(case, shape=(n,)) for n in shapes.MEMORY_SIZES]
+    programs = [compiled(one.value_and_gradient(), one.abstract())[0] for one in sized]
+    found = [temporary_bytes(program) for program in programs]
+    yield case.about() | {"sizes": list(shapes.MEMORY_SIZES), "temporary_bytes": found}
+
+
+def compiling(case: Case, _: float) -> Iterator[dict]:
+    """Instructions of value and gradient, those of fused computations and loops included; seconds to compile it."""
+    count = of_program(case.value_and_gradient(), case.abstract())["instructions"]
+    jax.clear_caches()
+    start = time.process_time()
+    compiled(case.value_and_gradient(), case.abstract())
+    yield case.about() | {"instructions": count, "seconds": time.process_time() - start}
+
+
+FIRST_CALLS = {name: name for name in ("sort", "median", "rank")}
+_PROCESS = """
+import json, sys, time, jax, jax.numpy as jnp
+x = jax.block_until_ready(jnp.arange(10.0))
+found = []
+note = lambda event, _, **rest: found.append(rest.get("fun_name")) if event.endswith("backend_compile_duration") else 0
+jax.monitoring.register_event_duration_secs_listener(note)
+start = time.perf_counter()
+import softjax as sj
+jax.block_until_ready(getattr(sj, sys.argv[1])(x))
+print(json.dumps({"programs": len(found), "seconds": time.perf_counter() - start}))
+"""
+
+
+def first_call(operator: str, _: float, repeats: int = 3) -> Iterator[dict]:
+    """What an eager call compiles and takes in a new process."""
+    command = [sys.executable, "-c", _PROCESS, operator]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(repeats)]
+    yield {"case": operator, "shape": [10]} | min(map(json.loads, runs), key=lambda found: found["seconds"])
+
+
+_named = lambda cases: {case.key: case for case in cases}
+SETS = {
+    "standard": Measurement(_named(shapes.STANDARD), times, tables.STANDARD),
+    "scaling": Measurement(shapes.SCALING, growth, tables.SCALING, "scaling-"),
+    "memory": Measurement(_named(shapes.MEMORY), memory, tables.MEMORY, "memory-"),
+    "compiling": Measurement(_named(shapes.COMPILED), compiling, tables.COMPILING, "compiling-"),
+    "first-calls": Measurement(FIRST_CALLS, first_call, tables.FIRST_CALLS, "first-calls-"),
+    "kernels": Measurement(_named(shapes.KERNELS), kernel_comparison.measure, tables.KERNELS, "kernels-"),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure what is asked for; 1 where a kernel did not run or did not agree."""
+    parser = runner.parser(__doc__)
+    parser.add_argument("--set", choices=SETS, default="standard", help="what is measured")
     options = parser.parse_args(arguments)
-    chosen = [case for case in STANDARD if not options.words or any(word in case.key for word in options.words)]
-    path = destination(options.json, options.save)
-    print(HEADER)
-    records = []
-    ready = all_compiled(chosen) if options.beside else {}
-    for case in (bar := tqdm(chosen, unit="case", leave=False, disable=None)):
-        bar.set_postfix_str(case.key)
-        records.append(measure(case, options.seconds, ready.get(case)))
-        bar.write(line(records[-1]))
-        sys.stdout.flush()
-        if path:
-            append(path, records[-1])
-    print("\n".join(scaling.within(records)))
+    if options.set == "kernels" and (reason := gpu_check.missing()) is not None:
+        print(reason)
+        return 1
+    records = runner.run(SETS[options.set], options)
+    return int(any(who.startswith("kernel") for record in records for who in record.get("refused", ())))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ def missing() -> str | None:
     if absent := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         return f"make gpu needs {', '.join(absent)} for {sys.executable}, installed or in GPU_PATH=.:FOLDER."
     import jax
+    from kernel_comparison import implementations
 
     try:
         device = jax.devices()[0]
@@ -19,20 +20,10 @@ def missing() -> str | None:
         return f"make gpu needs a GPU, and JAX finds no device: {str(error).splitlines()[0]}"
     if device.platform != "gpu":
         return f"make gpu needs a GPU: JAX's first device here is {device.device_kind!r} ({device.platform})."
-    from sweeps import implementations
-
     if not implementations():
-        return f"make gpu needs an NVIDIA GPU of compute capability 8.0 or newer, not {device.device_kind!r}."
+        return f"make gpu needs an NVIDIA GPU of compute capability 9.0 or newer, not {device.device_kind!r}."
     return None
 
 
-def main() -> int:
-    """Check."""
-    if (reason := missing()) is not None:
-        print(reason)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(missing())  # which prints a reason and fails

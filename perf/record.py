@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,33 +53,16 @@ def context() -> dict[str, Any]:
     }
 
 
-def rounded(value: Any) -> Any:
-    """Floats to five digits, in whatever is nested: what a clock says is no better."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+def read(path: Path) -> list[dict]:
+    """The records of a file, in order."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
-def append(path: Path, record: dict) -> None:
-    """Add one line to a file, with the context."""
+def save(path: Path, record: dict) -> None:
+    """Put a record with its context into a file, in the place of an earlier one of the same case."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(rounded(record | context())) + "\n")
-
-
-def read(paths: Iterable[Path]) -> list[dict]:
-    """The records of files, in order."""
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line]
-
-
-def destination(json_file: str | None, save: bool, prefix: str = "") -> Path | None:
-    """The file that `--json FILE` or `--save` asks for; the one of `--save` starts afresh."""
-    if json_file:
-        return Path(json_file)
-    if not save:
-        return None
-    path = RESULTS / f"{prefix}{machine()}.jsonl"
-    path.unlink(missing_ok=True)
-    return path
+    rounded = lambda text: float(f"{float(text):.5g}")  # what a clock says is no better
+    new = json.loads(json.dumps(record | context()), parse_float=rounded)
+    records = [*(read(path) if path.exists() else ()), new]
+    lines = {(r["case"], str(r["shape"]), r.get("along")): json.dumps(r) for r in records}
+    path.write_text("\n".join(lines.values()) + "\n", encoding="utf-8")

@@ -1,20 +1,28 @@
 """Timing that survives a noisy machine: candidates take turns, medians and ratios come from one run."""
 
 import fcntl
+import math
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from statistics import median, quantiles
+from contextlib import contextmanager
+from statistics import linear_regression, median, quantiles
 from typing import Any
 
 import jax
 
 TURN = 4e-3
 """On an accelerator, calls fill a turn of so many seconds: one call may take less than asking for it."""
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While no other process whose PERF_LOCK names the same file is in here; without one nobody waits."""
+    with open(os.environ.get("PERF_LOCK", os.devnull), "w") as file:
+        if "PERF_LOCK" in os.environ:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _turn(function: Callable, arguments: tuple, calls: int) -> float:
@@ -35,30 +43,22 @@ def _calls(function: Callable, arguments: tuple) -> int:
 
 
 def interleaved(
-    candidates: Mapping[str, tuple[Callable, tuple]], repeats: int = 11, seconds: float = 20.0
+    candidates: Mapping[str, Callable], *arguments, repeats: int = 11, seconds: float = 20.0
 ) -> dict[str, list[float]]:
     """Seconds of a call of each compiled candidate, called in turns so that a slow moment hits all alike.
 
     One round to warm up, then at least 3 rounds, at most `repeats`, and no new round once `seconds` have passed.
-    Processes whose PERF_LOCK names the same file take turns.
     """
-    if lock := os.environ.get("PERF_LOCK"):
-        with open(lock, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            return _interleaved(candidates, repeats, seconds)
-    return _interleaved(candidates, repeats, seconds)
-
-
-def _interleaved(candidates, repeats, seconds):
-    calls = {name: _calls(function, arguments) for name, (function, arguments) in candidates.items()}
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    begin = time.perf_counter()
-    for round_ in range(repeats):
-        if round_ >= 3 and time.perf_counter() - begin > seconds:
-            break
-        for name, (function, arguments) in candidates.items():
-            times[name].append(_turn(function, arguments, calls[name]))
-    return times
+    with alone():
+        calls = {name: _calls(function, arguments) for name, function in candidates.items()}
+        times: dict[str, list[float]] = {name: [] for name in candidates}
+        begin = time.perf_counter()
+        for round_ in range(repeats):
+            if round_ >= 3 and time.perf_counter() - begin > seconds:
+                break
+            for name, function in candidates.items():
+                times[name].append(_turn(function, arguments, calls[name]))
+        return times
 
 
 def ratios(times: Sequence[float], yardstick: Sequence[float]) -> list[float]:
@@ -70,6 +70,16 @@ def spread(values: Sequence[float]) -> float:
     """Half the distance of the quartiles, as a fraction of the median."""
     low, _, high = quantiles(values, n=4, method="inclusive")
     return (high - low) / 2 / median(values)
+
+
+def power(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """The slope of log seconds against log size, of the points whose time is at least twice the shortest.
+
+    Below that a call costs what calls cost. NaN where too few points are above it.
+    """
+    floor = 2 * min(seconds)
+    points = [(math.log(n), math.log(t)) for n, t in zip(sizes, seconds, strict=True) if t >= floor]
+    return linear_regression(*zip(*points, strict=True)).slope if len(points) >= 2 else math.nan
 
 
 def compiled(function: Callable, *arguments) -> tuple[jax.stages.Compiled, float]:
@@ -97,30 +107,6 @@ def compiled_beside(
                 raise error
             found[key] = future.result() if error is None else error
     return found
-
-
-def kernel_seconds(function: Callable, arguments: tuple, calls: int = 5) -> dict[str, float]:
-    """Seconds that a GPU spends in each of its kernels during a call, by JAX's profiler; empty elsewhere."""
-    if jax.default_backend() != "gpu":
-        return {}
-    folder = tempfile.mkdtemp()
-    try:
-        with jax.profiler.trace(folder):
-            for _ in range(calls):
-                jax.block_until_ready(function(*arguments))
-        found: dict[str, float] = {}
-        planes = [
-            p
-            for file in Path(folder).rglob("*.xplane.pb")
-            for p in jax.profiler.ProfileData.from_file(str(file)).planes
-        ]
-        for plane in planes:
-            for line in plane.lines if plane.name.startswith("/device:GPU") else ():
-                for event in line.events if line.name.startswith("Stream") else ():
-                    found[event.name] = found.get(event.name, 0.0) + event.duration_ns * 1e-9 / calls
-        return found
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_bytes(program: jax.stages.Compiled) -> int:

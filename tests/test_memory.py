@@ -1,46 +1,33 @@
 """O(n) memory: in the compiled program, and in everything that a gradient's program names."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import SOFT_MODES
+import shapes
 
 import softjax as sj
 
-# The operators whose time and memory are promised, with what each does at n elements.
-PROMISED = {
-    **{f"softsort-sort-{mode}": lambda x, mode=mode: sj.sort(x, mode=mode) for mode in SOFT_MODES},
-    "softsort-rank": lambda x: sj.rank(x),
-    "softsort-top_k": lambda x: sj.top_k(x, x.size // 10)[0],
-    "softsort-quantile": lambda x: sj.quantile(x, 0.9, method="softsort"),
-    "neuralsort-sort": lambda x: sj.sort(x, method="neuralsort"),
-    "ot-top_k": lambda x: sj.top_k(x, 32, method="ot")[0],
-    "ot-sort": lambda x: sj.sort(x, method="ot"),
-}
 
-
-def _slope(operator):
-    return jax.grad(lambda x: jnp.sum(jnp.sin(operator(x))))
-
-
-def _temporary_bytes(operator, n):
-    x = jax.ShapeDtypeStruct((n,), jnp.float32)
+def _temporary_bytes(case, n):
+    case = dataclasses.replace(case, shape=(n,))
     quick = {"xla_backend_optimization_level": 0}  # LLVM's optimisation comes after the memory is settled
-    return jax.jit(_slope(operator)).lower(x).compile(quick).memory_analysis().temp_size_in_bytes
+    program = jax.jit(case.value_and_gradient()).lower(case.abstract()).compile(quick)
+    return program.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", PROMISED)
-def test_compiled_memory_grows_linearly(name):
-    """Temporary memory of the gradient: four times the elements take about four times the bytes."""
-    small, large = (_temporary_bytes(PROMISED[name], n) for n in (8_192, 32_768))
+@pytest.mark.parametrize("case", shapes.MEMORY, ids=lambda case: case.name)
+def test_compiled_memory_grows_linearly(case):
+    """Temporary memory of value and gradient: four times the elements take about four times the bytes."""
+    small, large = (_temporary_bytes(case, n) for n in shapes.MEMORY_SIZES)
     assert large <= 4.4 * small
 
 
 def test_the_dense_form_is_quadratic():
     """The check above can fail."""
-    dense = lambda x: sj.sort(x, implementation="dense")
+    dense = shapes.Case("sort", "softsort", (), implementation="dense")
     small, large = (_temporary_bytes(dense, n) for n in (512, 2_048))
     assert large > 9 * small
 

@@ -2,14 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 
 import jax
 import pytest
-import sweeps
 import tune
+from shapes import Case
 
 from softjax_pallas import tuning
-from softjax_pallas._kernel import OLDEST_JAX, Tile, jax_version
+from softjax_pallas._kernel import OLDEST_JAX, jax_version
+from softjax_pallas.tuning import Tile
 
 needs_kernels = pytest.mark.skipif(jax_version() < OLDEST_JAX, reason=f"kernels need JAX >= 0.11, {jax.__version__}")
 
@@ -23,20 +25,22 @@ def unoptimised():
 
 
 @needs_kernels
-def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
-    """Tiles of two families and every rule; a second run keeps what it does not measure."""
-    path, log = tmp_path / "tuned.json", tmp_path / "log.json"
-    how = ["--dry-run", "--implementation", "pallas_interpret", "--output", str(path), "--seconds", "0"]
-    assert tune.main([*how, "rows", "thresholds", "--log", str(log)]) == 0
-    first = tuning.load(path)
+def test_a_run_writes_a_file_that_loads(tmp_path, unoptimised, monkeypatch, capsys):
+    """Tiles of two families and every rule, of tiny sizes; a second run keeps what it does not measure."""
+    monkeypatch.setattr(tune, "PAIRWISE", [Case("argsort", "softsort", (2, 40))])
+    monkeypatch.setattr(tune, "SIDES", (32,))
+    for method, (case, axes) in tune.AXES.items():
+        ends = {"least_keys": [40], "least_batch": [2]} | ({"most_anchors": [2]} if "most_anchors" in axes else {})
+        monkeypatch.setitem(tune.AXES, method, (replace(case, shape=(2, 40), k=case.k and 1), ends))
+    path = tmp_path / "tuned.json"
+    how = ["--implementation", "pallas_interpret", "--output", str(path), "--seconds", "0"]
+    assert tune.main([*how, "rows", "thresholds"]) == 0
+    first, printed = tuning.load(path), capsys.readouterr().out
     rows = first.tiles["pallas_interpret"]["rows"]
-    assert rows in (Tile(32, 64), Tile(16, 32)) and not first.measured
-    tried = json.loads(log.read_text(encoding="utf-8"))["pallas_interpret"]
-    assert [line["tile"]["rows"] for line in tried["rows"]] == [32, 16]
-    assert all("refused" not in line and line["seconds"] for line in tried["rows"])
-    for order, keys in (("ot", 80), ("softsort", 40), ("neuralsort", 40)):
-        assert all(math.isfinite(line["ratio"]) for line in tried[f"thresholds {order}"])
-        assert first.kernels[order]["cpu"].least_keys == keys
+    assert rows in (Tile(32, 64), Tile(32, 32)) and not first.measured
+    assert all(f"  {tile}: ['" in printed for tile in (Tile(32, 64), Tile(32, 32)))
+    assert "0 of 2 refused" in printed and "inf of xla" not in printed
+    assert all(first.kernels[method]["cpu"].least_keys == 40 for method in tune.AXES)
     assert tune.main([*how, "columns"]) == 0
     second = tuning.load(path)
     assert second.tiles["pallas_interpret"].keys() == {"rows", "columns"}
@@ -44,7 +48,6 @@ def test_a_dry_run_writes_a_file_that_loads(tmp_path, unoptimised, capsys):
     assert json.loads(path.read_text(encoding="utf-8"))["versions"]["jax"] == jax.__version__
     with tuning.override(second):
         assert tuning.tile("pallas_interpret", "rows") == rows
-    assert "0 of 2 refused" in capsys.readouterr().out
 
 
 def test_there_is_nothing_to_tune_on_a_cpu(capsys):
@@ -60,16 +63,15 @@ def test_there_is_nothing_to_tune_on_a_cpu(capsys):
 @needs_kernels
 def test_a_candidate_whose_result_is_wrong_is_refused(monkeypatch, unoptimised):
     """And so is one that does not compile; with none left there is no best."""
-    call = sweeps.Call("argsort", "softsort", 1, 20)
-    sweep = sweeps.Sweep("pallas_interpret", "rows", (call,), (Tile(8, 16),))
-    honest = sweeps.Call.function
-    wrong = lambda self, name: honest(self if name == "xla" else sweeps.replace(self, softness=0.2), name)
-    monkeypatch.setattr(sweeps.Call, "function", wrong)
-    best, told = sweeps.race(sweep, 0.0)
-    assert best is None and all("differs by" in line["refused"] for line in told)
-    monkeypatch.setattr(sweeps, "compiled_beside", lambda programs: {key: ZeroDivisionError() for key, _ in programs})
-    best, told = sweeps.race(sweep, 0.0)
-    assert best is None and "ZeroDivisionError" in told[0]["refused"]
+    sweep = tune.Sweep("pallas_interpret", "rows", (Case("argsort", "softsort", (1, 20)),), (Tile(8, 16),))
+    honest = Case.result_and_gradient
+    wrong = lambda case: honest(case if case.implementation == "xla" else replace(case, softness=0.2))
+    monkeypatch.setattr(Case, "result_and_gradient", wrong)
+    best, told = tune.race(sweep, 0.0)
+    assert best is None and all("differs by" in reason for reason in told.values())
+    monkeypatch.setattr(tune, "compiled_beside", lambda programs: {key: ZeroDivisionError() for key, _ in programs})
+    best, told = tune.race(sweep, 0.0)
+    assert best is None and "ZeroDivisionError" in told[Tile(8, 16)]
 
 
 @pytest.mark.parametrize(
@@ -85,13 +87,29 @@ def test_a_candidate_whose_result_is_wrong_is_refused(monkeypatch, unoptimised):
 def test_thresholds_follow_from_ratios(ratios, at_least, at_most):
     """A kernel is chosen where it is faster there and at everything beyond that was tried."""
     assert tune.least([1, 2, 3], ratios) == at_least
-    assert tune.most([1, 2, 3], ratios) == at_most
+    assert tune.least([3, 2, 1], ratios[::-1]) == at_most
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"),
+    [
+        (lambda case: 0.5, {"ops": [*tune.OPS], "least_keys": 128, "least_batch": 1, "most_anchors": 128}),
+        (
+            lambda case: 0.5 + (case.k > 16),
+            {"ops": [*tune.OPS], "least_keys": 128, "least_batch": 1, "most_anchors": 16},
+        ),
+        (lambda case: math.inf, {"ops": [], "least_keys": 8192, "least_batch": 4096, "most_anchors": 2}),
+    ],
+)
+def test_a_rule_follows_from_ratios(ratio, expected):
+    """Where a kernel is never faster no form is chosen, and the ends are those that were tried."""
+    assert tune.rule("ot", "pallas_interpret", lambda cases: {case: ratio(case) for case in cases}) == expected
 
 
 @pytest.mark.parametrize("implementation", ["pallas_mosaic_gpu", "pallas_mosaic_tpu"])
 def test_every_family_has_candidates(implementation):
     """Within what compilers take; of transport for each number of anchors that the default tells apart."""
-    found = sweeps.sweeps(implementation, tuning.FAMILIES, tiny=False)
+    found = list(tune.sweeps(implementation, tuning.FAMILIES))
     assert {sweep.family for sweep in found} == set(tuning.FAMILIES)
     for sweep in found:
         assert len(sweep.candidates) >= 3

@@ -41,6 +41,7 @@ COLLECTIVES = ("all-gather", "all-to-all", "collective-permute")
 
 
 def main() -> int:
+    """Compile every case, print a line each, and say by the exit status whether all are as they should be."""
     topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
     rows, kinds = PartitionSpec("rows"), {"explicit": AxisType.Explicit}
     bad = 0

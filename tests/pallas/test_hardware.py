@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import suite
 import test_transport
-from sweeps import implementations
+from kernel_comparison import implementations
 
 from softjax_pallas._kernel import IMPLEMENTATIONS
 
