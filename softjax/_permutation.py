@@ -21,7 +21,7 @@ from ._dispatch import Form, implemented, show
 from ._methods import METHODS
 from ._methods.base import AbstractMethod, Ranks, SolverInfo, count, multiply
 from ._methods.hard import HARD
-from ._methods.non_finite import ExtremesOf, finite_part, known_harmless
+from ._methods.non_finite import ExtremesOf, InRange, finite_part, known_harmless
 from ._methods.preprocess import Prepared, as_they_are, prepare, restored
 from ._modes import MODES, Mode
 from ._primitive import Applied
@@ -210,8 +210,9 @@ class SoftPermutation:
             return self._run(op, prepared, payload)
         extremes = ExtremesOf(Form(self.method.plain, op))
         added = _call(extremes, self.mode, self.ranks, prepared.keys, payload, prepared.tau)
-        finite, unit = finite_part(prepared.keys, payload)
-        return self._run(op, prepared, finite) * unit + added
+        finite = finite_part(prepared.keys, payload)
+        in_range = InRange(Form(self.method, op))
+        return _call(in_range, self.mode, self.ranks, prepared.keys, finite, prepared.tau) + added
 
     def _applied(self, y: "ArrayLike | SoftPermutation | Transposed", transposed: bool) -> Array:
         y = _check.real("y", _dense(y))

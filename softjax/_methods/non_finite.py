@@ -17,7 +17,6 @@ from .._dispatch import Form
 from .._modes import Mode
 from .._primitive import Operator, unit_of
 from .._sharding import over_rows, vary_alike
-from .._types import Float
 from .base import Keys, PerRow, Ranks
 
 
@@ -45,16 +44,24 @@ class _Finite(Operator):
         return moving
 
 
-def finite_part(x: Keys, payload: Array) -> tuple[Array, Array]:
-    """The payload (*batch, n, d) of keys (*batch, n), with 0 for what is not finite and a row's numbers brought nearer
-    where they are large, and what results are to be multiplied by: nothing that is linear in it overflows."""
-    return over_rows(_brought_nearer, x, payload)
+def finite_part(x: Keys, payload: Array) -> Array:
+    """The payload (*batch, n, d) of keys (*batch, n), with 0 for what is not finite."""
+    return over_rows(lambda x, payload: _Finite()(payload), x, payload)
 
 
-def _brought_nearer(x: Keys, payload: Float[Array, "batch n d"]) -> tuple[Array, Array]:
-    finite = _Finite()(payload)
-    unit = unit_of(jnp.max(jnp.abs(lax.stop_gradient(finite)), axis=(1, 2), keepdims=True))
-    return finite / unit, unit
+@dataclasses.dataclass(frozen=True)
+class InRange:
+    """A form of a finite payload, whose numbers are brought nearer where a row has large ones: nothing overflows."""
+
+    form: Form
+
+    @property
+    def op(self) -> str:
+        return self.form.op
+
+    def __call__(self, x: Keys, ranks: Ranks, payload: Array, tau: PerRow, mode: Mode) -> Array:
+        unit = unit_of(jnp.max(jnp.abs(lax.stop_gradient(payload)), axis=(1, 2), keepdims=True))
+        return self.form(x, ranks, payload / unit, tau, mode) * unit
 
 
 @dataclasses.dataclass(frozen=True)
