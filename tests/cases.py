@@ -16,6 +16,7 @@ SOFT_MODES = ("smooth", "c0", "c1", "c2")
 MODES = ("hard", *SOFT_MODES)
 METHODS = ("softsort", "neuralsort", "ot")
 SHAPE = (3, 3, 3)  # every axis gives rows of one shape, compiled once
+SQUARE = (5, 5)  # the shape of most tests along the last axis, so that they share what is compiled
 
 
 def x64():
@@ -123,14 +124,29 @@ CASES = [
 ]
 
 
-def array_cases(names=tuple(ARRAY), modes=MODES, methods=METHODS, axes=None):
-    """Parametrisation by the lines of the table with the given operators, modes, methods and axes."""
-    chosen = [
-        case
-        for case in CASES
-        if case.name in names and case.mode in modes and case.method in methods and (axes is None or case.axis in axes)
-    ]
-    return pytest.mark.parametrize("case", chosen, ids=str)
+def turn(number, options):
+    """The option that has its turn: consecutive numbers meet all of them, in an order that mixes modes and methods."""
+    return options[number * 7 % len(options)]
+
+
+def slow_unless(quick):
+    """The mark of a line of a product: ci/check.sh runs some of a product's lines, ci/nightly.sh all."""
+    return () if quick else pytest.mark.slow
+
+
+def _every_axis():
+    """The lines that ci/check.sh runs: the last axis in every mode and method, each other axis of an operator in one."""
+    combinations = [(mode, method) for mode in MODES for method in METHODS]
+    other = [(name, axis) for name, operator in ARRAY.items() for axis in operator.axes if axis != -1]
+    turns = {line: turn(i, combinations) for i, line in enumerate(other)}
+    return {c for c in CASES if c.axis == -1 or turns[c.name, c.axis] == (c.mode, c.method)}
+
+
+def array_cases(axes=None):
+    """Parametrisation by the lines of the table; lines beyond `_every_axis` are slow. `axes` leaves others out."""
+    chosen, quick = [case for case in CASES if axes is None or case.axis in axes], _every_axis()
+    lines = [pytest.param(case, id=str(case), marks=slow_unless(case in quick)) for case in chosen]
+    return pytest.mark.parametrize("case", lines)
 
 
 @functools.cache
@@ -220,6 +236,19 @@ def elementwise_cases(modes=MODES, variants=True):
     return pytest.mark.parametrize(("name", "mode", "options"), chosen, ids=ids)
 
 
+def elementwise_cases_by_dtype(first, second):
+    """The same with a dtype: the first in every mode, the second of each operator and variant in one; else slow."""
+    variants = list(dict.fromkeys((name, options) for name, _, options in ELEMENTWISE_CASES))
+    lines = []
+    for name, mode, options in ELEMENTWISE_CASES:
+        quick = mode == turn(variants.index((name, options)), MODES)
+        for dtype in (first, second):
+            id = "-".join([name, mode, *(f"{k}={v}" for k, v in options), dtype])
+            marks = slow_unless(dtype == first or quick)
+            lines.append(pytest.param(name, mode, options, dtype, id=id, marks=marks))
+    return pytest.mark.parametrize(("name", "mode", "options", "dtype"), lines)
+
+
 def elementwise_inputs(name, dtype=np.float64):
     """Values on both sides of every kink, with equal pairs for the comparisons."""
     grid = np.linspace(-2.3, 2.4, 40).astype(dtype)
@@ -236,9 +265,12 @@ def compiled_elementwise(name, mode, options=()):
 
 # --- all array operators of one mode and method at once ------------------------------------------------
 
-COMBINATIONS = pytest.mark.parametrize(("mode", "method"), [(m, o) for o in METHODS for m in SOFT_MODES])
+PRODUCT = [(m, o) for o in METHODS for m in SOFT_MODES]
+COMBINATIONS = pytest.mark.parametrize(("mode", "method"), PRODUCT)
 REPRESENTATIVES = [(m, o) for o, sparse in zip(METHODS, ("c0", "c1", "c2"), strict=True) for m in ("smooth", sparse)]
 """c0, c1 and c2 differ in the degree of a polynomial, which no transform of JAX sees: one for each method."""
+ONE_MODE = [("smooth", "softsort"), ("c1", "neuralsort"), ("c2", "ot")]
+"""Every method in one mode, and smooth and sparse modes both."""
 VALUE_NAMES = ("sort", "max", "min", "top_k", "quantile", "median")
 BUNDLE_NAMES = ("sort", "max", "min", "top_k", "argsort", "argmax", "argquantile", "ranking")
 INDEX_NAMES = ("argsort", "argmax", "argtop_k", "argquantile")
