@@ -135,7 +135,7 @@ def slow_unless(quick):
 
 
 def _every_axis():
-    """The lines that ci/check.sh runs: the last axis in every mode and method, each other axis of an operator in one."""
+    """What ci/check.sh runs: the last axis in every mode and method, each other axis of an operator in one of each."""
     combinations = [(mode, method) for mode in MODES for method in METHODS]
     other = [(name, axis) for name, operator in ARRAY.items() for axis in operator.axes if axis != -1]
     turns = {line: turn(i, combinations) for i, line in enumerate(other)}
