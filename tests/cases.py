@@ -19,9 +19,9 @@ SHAPE = (3, 3, 3)  # every axis gives rows of one shape, compiled once
 SQUARE = (5, 5)  # the shape of most tests along the last axis, so that they share what is compiled
 
 
-def x64():
+def x64(on=True):
     """Context in which float64 is on."""
-    return jax.enable_x64(True)
+    return jax.enable_x64(on)
 
 
 # --- tolerances ----------------------------------------------------------------------------------------
