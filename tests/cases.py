@@ -229,24 +229,39 @@ ELEMENTWISE_CASES = [
 ]
 
 
+def _id(name, mode, options, *more):
+    return "-".join([name, mode, *(f"{k}={v}" for k, v in options), *more])
+
+
+def _in_turn(name, mode, options, modes=MODES):
+    """Whether an operator's variant has its turn in the mode."""
+    variants = list(dict.fromkeys((name, options) for name, _, options in ELEMENTWISE_CASES))
+    return mode == turn(variants.index((name, options)), modes)
+
+
 def elementwise_cases(modes=MODES, variants=True):
-    """Parametrisation by name, mode and the options of the variant."""
+    """Parametrisation by name, mode and the options of the variant: every operator x mode, a variant in one mode; the
+    others are slow."""
     chosen = [c for c in ELEMENTWISE_CASES if c[1] in modes and (variants or not c[2])]
-    ids = ["-".join([name, mode, *(f"{k}={v}" for k, v in options)]) for name, mode, options in chosen]
-    return pytest.mark.parametrize(("name", "mode", "options"), chosen, ids=ids)
+    lines = [pytest.param(*c, id=_id(*c), marks=slow_unless(not c[2] or _in_turn(*c, modes))) for c in chosen]
+    return pytest.mark.parametrize(("name", "mode", "options"), lines)
 
 
 def elementwise_cases_by_dtype(first, second):
-    """The same with a dtype: the first in every mode, the second of each operator and variant in one; else slow."""
-    variants = list(dict.fromkeys((name, options) for name, _, options in ELEMENTWISE_CASES))
-    lines = []
-    for name, mode, options in ELEMENTWISE_CASES:
-        quick = mode == turn(variants.index((name, options)), MODES)
-        for dtype in (first, second):
-            id = "-".join([name, mode, *(f"{k}={v}" for k, v in options), dtype])
-            marks = slow_unless(dtype == first or quick)
-            lines.append(pytest.param(name, mode, options, dtype, id=id, marks=marks))
+    """The same with a dtype: of the second every operator and variant in one mode."""
+    lines = [
+        pytest.param(*c, dtype, id=_id(*c, dtype), marks=slow_unless(_in_turn(*c) or (dtype == first and not c[2])))
+        for c in ELEMENTWISE_CASES
+        for dtype in (first, second)
+    ]
     return pytest.mark.parametrize(("name", "mode", "options", "dtype"), lines)
+
+
+def elementwise_cases_in_turn():
+    """Every operator in smooth and one more mode, for what hardly depends on the mode; the others are slow."""
+    chosen = [c for c in ELEMENTWISE_CASES if not c[2]]
+    lines = [pytest.param(*c, id=_id(*c), marks=slow_unless(c[1] == "smooth" or _in_turn(*c))) for c in chosen]
+    return pytest.mark.parametrize(("name", "mode", "options"), lines)
 
 
 def elementwise_inputs(name, dtype=np.float64):

@@ -141,7 +141,7 @@ def test_second_call_compiles_nothing(method):
         assert COMPILATIONS, "the count cannot fail"
 
 
-@cases.elementwise_cases(variants=False)
+@cases.elementwise_cases_in_turn()
 def test_elementwise_jit_vmap_jvp(name, mode, options):
     """jit == eager, vmap == batch, and forward == reverse mode."""
     operator = cases.ELEMENTWISE[name]
@@ -252,7 +252,13 @@ SYMBOLIC = {
 }
 
 
-@pytest.mark.parametrize("name", SYMBOLIC)
+# Of operators by several methods or modes, whose other forms ci/nightly.sh exports.
+LATER = {"argmin c1", "max neuralsort", "median", "median ot", "sort c1", "sort_st", "argsort", "top_k hard"}
+LATER |= {"rank neuralsort", "rank hard", "ranking_st", "mask", "mask c1", "sort with a payload", "product"}
+assert LATER < SYMBOLIC.keys()
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=cases.slow_unless(n not in LATER)) for n in SYMBOLIC])
 def test_export_with_a_symbolic_row_length(name):
     """Value and gradient of one exported program, called with two lengths."""
     function = lambda x: (SYMBOLIC[name](x), jax.grad(lambda x: jnp.sum(jnp.sin(SYMBOLIC[name](x))))(x))
