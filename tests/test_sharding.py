@@ -46,8 +46,8 @@ kernels_run = pytest.mark.skipif(OLD, reason="kernels need JAX >= 0.11")
 @pytest.mark.parametrize(
     "names",
     [
-        PLAIN[::2],
-        pytest.param(PLAIN[1::2], marks=pytest.mark.slow),
+        PLAIN[::3],  # every method
+        pytest.param(PLAIN[1::3] + PLAIN[2::3], marks=pytest.mark.slow),
         pytest.param(KERNELS[::3], marks=kernels_run),
         pytest.param(KERNELS, marks=[kernels_run, pytest.mark.slow]),
     ],
