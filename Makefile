@@ -18,11 +18,11 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 venv = sh ci/venv.sh "$(VENV)"
 
 .NOTPARALLEL:
-.PHONY: help demo test kernels gpu tune tune-beside bench compiling scaling memory gate baseline peers report lint format check aot baseline-aot clean
+.PHONY: help demo test kernels gpu tune tune-beside bench compiling scaling memory gate baseline peers report lint format check nightly aot baseline-aot clean
 
 help:
 	@echo "make demo    train differentiable k-nearest neighbours on digits, write digits_knn.png"
-	@echo "make test    run the test suite"
+	@echo "make test    run the test suite, without what is marked slow; SUITE=all make test runs that, too"
 	@echo "make kernels run every test of the Pallas kernels, the slow ones too"
 	@echo "make gpu     the kernels' parity suite and benchmark on this machine's GPU, by GPU_PYTHON=python3 as it is"
 	@echo "make tune    tile sizes and thresholds of this machine's GPU or TPU, measured, by GPU_PYTHON as it is"
@@ -37,7 +37,8 @@ help:
 	@echo "make report  docs/performance.md and its plots from perf/results"
 	@echo "make lint    formatting, lint, types and layer rules"
 	@echo "make format  rewrite the sources in the project's format"
-	@echo "make check   everything that CI runs"
+	@echo "make check   everything that must hold before a change lands, in 15 minutes on two idle cores"
+	@echo "make nightly everything: slow tests, all kernels ahead of time, all of Python 3.11, other libraries"
 	@echo "make aot     compile every kernel for H200, v5e, v5p and v6e, none of which is needed; against perf/baseline-aot.json;"
 	@echo "             KNOWN=perf/fingerprints-aot.json leaves out most of what is as it was when that file was written"
 	@echo "make baseline-aot  write perf/baseline-aot.json, to accept what make aot says has changed"
@@ -129,6 +130,9 @@ format:
 
 check:
 	@bash ci/check.sh
+
+nightly:
+	@bash ci/nightly.sh
 
 aot:
 	@sh ci/aot.sh $(if $(KNOWN),--known $(KNOWN)) $(TARGETS)

@@ -16,11 +16,12 @@ SOFT_MODES = ("smooth", "c0", "c1", "c2")
 MODES = ("hard", *SOFT_MODES)
 METHODS = ("softsort", "neuralsort", "ot")
 SHAPE = (3, 3, 3)  # every axis gives rows of one shape, compiled once
+SQUARE = (5, 5)  # the shape of most tests along the last axis, so that they share what is compiled
 
 
-def x64():
+def x64(on=True):
     """Context in which float64 is on."""
-    return jax.enable_x64(True)
+    return jax.enable_x64(on)
 
 
 # --- tolerances ----------------------------------------------------------------------------------------
@@ -123,14 +124,29 @@ CASES = [
 ]
 
 
-def array_cases(names=tuple(ARRAY), modes=MODES, methods=METHODS, axes=None):
-    """Parametrisation by the lines of the table with the given operators, modes, methods and axes."""
-    chosen = [
-        case
-        for case in CASES
-        if case.name in names and case.mode in modes and case.method in methods and (axes is None or case.axis in axes)
-    ]
-    return pytest.mark.parametrize("case", chosen, ids=str)
+def turn(number, options):
+    """The option that has its turn: consecutive numbers meet all of them, in an order that mixes modes and methods."""
+    return options[number * 7 % len(options)]
+
+
+def slow_unless(quick):
+    """The mark of a line of a product: ci/check.sh runs some of a product's lines, ci/nightly.sh all."""
+    return () if quick else pytest.mark.slow
+
+
+def _every_axis():
+    """What ci/check.sh runs: the last axis in every mode and method, each other axis of an operator in one of each."""
+    combinations = [(mode, method) for mode in MODES for method in METHODS]
+    other = [(name, axis) for name, operator in ARRAY.items() for axis in operator.axes if axis != -1]
+    turns = {line: turn(i, combinations) for i, line in enumerate(other)}
+    return {c for c in CASES if c.axis == -1 or turns[c.name, c.axis] == (c.mode, c.method)}
+
+
+def array_cases(axes=None):
+    """Parametrisation by the lines of the table; lines beyond `_every_axis` are slow. `axes` leaves others out."""
+    chosen, quick = [case for case in CASES if axes is None or case.axis in axes], _every_axis()
+    lines = [pytest.param(case, id=str(case), marks=slow_unless(case in quick)) for case in chosen]
+    return pytest.mark.parametrize("case", lines)
 
 
 @functools.cache
@@ -213,11 +229,39 @@ ELEMENTWISE_CASES = [
 ]
 
 
+def _id(name, mode, options, *more):
+    return "-".join([name, mode, *(f"{k}={v}" for k, v in options), *more])
+
+
+def _in_turn(name, mode, options, modes=MODES):
+    """Whether an operator's variant has its turn in the mode."""
+    variants = list(dict.fromkeys((name, options) for name, _, options in ELEMENTWISE_CASES))
+    return mode == turn(variants.index((name, options)), modes)
+
+
 def elementwise_cases(modes=MODES, variants=True):
-    """Parametrisation by name, mode and the options of the variant."""
+    """Parametrisation by name, mode and the options of the variant: every operator x mode, a variant in one mode; the
+    others are slow."""
     chosen = [c for c in ELEMENTWISE_CASES if c[1] in modes and (variants or not c[2])]
-    ids = ["-".join([name, mode, *(f"{k}={v}" for k, v in options)]) for name, mode, options in chosen]
-    return pytest.mark.parametrize(("name", "mode", "options"), chosen, ids=ids)
+    lines = [pytest.param(*c, id=_id(*c), marks=slow_unless(not c[2] or _in_turn(*c, modes))) for c in chosen]
+    return pytest.mark.parametrize(("name", "mode", "options"), lines)
+
+
+def elementwise_cases_by_dtype(first, second):
+    """The same with a dtype: of the second every operator and variant in one mode."""
+    lines = [
+        pytest.param(*c, dtype, id=_id(*c, dtype), marks=slow_unless(_in_turn(*c) or (dtype == first and not c[2])))
+        for c in ELEMENTWISE_CASES
+        for dtype in (first, second)
+    ]
+    return pytest.mark.parametrize(("name", "mode", "options", "dtype"), lines)
+
+
+def elementwise_cases_in_turn():
+    """Every operator in smooth and one more mode, for what hardly depends on the mode; the others are slow."""
+    chosen = [c for c in ELEMENTWISE_CASES if not c[2]]
+    lines = [pytest.param(*c, id=_id(*c), marks=slow_unless(c[1] == "smooth" or _in_turn(*c))) for c in chosen]
+    return pytest.mark.parametrize(("name", "mode", "options"), lines)
 
 
 def elementwise_inputs(name, dtype=np.float64):
@@ -236,9 +280,12 @@ def compiled_elementwise(name, mode, options=()):
 
 # --- all array operators of one mode and method at once ------------------------------------------------
 
-COMBINATIONS = pytest.mark.parametrize(("mode", "method"), [(m, o) for o in METHODS for m in SOFT_MODES])
+PRODUCT = [(m, o) for o in METHODS for m in SOFT_MODES]
+COMBINATIONS = pytest.mark.parametrize(("mode", "method"), PRODUCT)
 REPRESENTATIVES = [(m, o) for o, sparse in zip(METHODS, ("c0", "c1", "c2"), strict=True) for m in ("smooth", sparse)]
 """c0, c1 and c2 differ in the degree of a polynomial, which no transform of JAX sees: one for each method."""
+ONE_MODE = [("smooth", "softsort"), ("c1", "neuralsort"), ("c2", "ot")]
+"""Every method in one mode, and smooth and sparse modes both."""
 VALUE_NAMES = ("sort", "max", "min", "top_k", "quantile", "median")
 BUNDLE_NAMES = ("sort", "max", "min", "top_k", "argsort", "argmax", "argquantile", "ranking")
 INDEX_NAMES = ("argsort", "argmax", "argtop_k", "argquantile")

@@ -59,7 +59,7 @@ def group(nodeid):
 
 
 def sampled(nodeid):
-    """A sixteenth of the tests: of a module's soft modes every method in one mode, and a quarter of those."""
+    """A sixteenth of what is not slow: of a module's soft modes every method in one mode, and a quarter of those."""
     module, _, name = nodeid.partition("::")
     place = zlib.crc32(nodeid.encode())
     if combination := COMBINATION.search(name):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import shapes
+from cases import slow_unless
 
 import softjax as sj
 
@@ -64,9 +65,16 @@ EVERY = {
 }
 
 
-@pytest.mark.parametrize("mode", ["smooth", "c1"])
-@pytest.mark.parametrize("method", ["softsort", "neuralsort", "ot"])
-@pytest.mark.parametrize("name", EVERY)
+# Modes differ in what SoftSort writes; the other methods' operators have one of the two in turn, and nightly both.
+LINES = [
+    pytest.param(name, method, mode, marks=slow_unless(method == "softsort" or (i + j + k) % 2 == 0))
+    for i, name in enumerate(EVERY)
+    for j, method in enumerate(["softsort", "neuralsort", "ot"])
+    for k, mode in enumerate(["smooth", "c1"])
+]
+
+
+@pytest.mark.parametrize(("name", "method", "mode"), LINES)
 def test_no_array_outgrows_its_row(name, method, mode):
     """No array in value and gradient holds more than a fixed multiple of n elements, at n = 32,768.
 

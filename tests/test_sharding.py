@@ -40,9 +40,17 @@ KERNELS = [
 OLD = jax_version() < OLDEST_JAX
 
 
+kernels_run = pytest.mark.skipif(OLD, reason="kernels need JAX >= 0.11")
+
+
 @pytest.mark.parametrize(
     "names",
-    [PLAIN[::2], PLAIN[1::2], pytest.param(KERNELS, marks=pytest.mark.skipif(OLD, reason="kernels need JAX >= 0.11"))],
+    [
+        PLAIN[::3],  # every method
+        pytest.param(PLAIN[1::3] + PLAIN[2::3], marks=pytest.mark.slow),
+        pytest.param(KERNELS[::3], marks=kernels_run),
+        pytest.param(KERNELS, marks=[kernels_run, pytest.mark.slow]),
+    ],
 )
 def test_sharded_rows_stay_where_they_are(names):
     """No collective moves rows, on automatic or explicit meshes; results are sharded as the input."""

@@ -32,16 +32,19 @@ def allowed(case, x, dtype, softness):
 
 @cases.array_cases()
 def test_array_operator(case):
-    """Every operator x mode x method x axis, in float64."""
-    x, softness = cases.sample(), 0.2
+    """Every operator x mode x method, and every axis of each operator, in float64."""
+    x, softness = cases.sample(cases.SQUARE if case.axis == -1 else cases.SHAPE), 0.2
     with x64():
         actual = case(jnp.asarray(x), softness)  # eager: forms are compiled once and shared by the axes
     assert_close(actual, case.expected(x, softness), allowed(case, x, "float64", softness))
 
 
-@COMBINATIONS
+@pytest.mark.parametrize(
+    ("mode", "method"),
+    [pytest.param(*c, marks=cases.slow_unless(c in cases.ONE_MODE)) for c in cases.PRODUCT],
+)
 def test_float32_at_64(mode, method):
-    """float32 under jit on longer rows."""
+    """float32 under jit on longer rows, every method."""
     x = cases.sample((3, 64), 1, np.float32)
     names = ("sort", "ranking", "argsort", "argmax", "argtop_k", "argmedian")
     actual = cases.numpy_bundle(mode, method, x, 0.1, names)
@@ -50,15 +53,12 @@ def test_float32_at_64(mode, method):
         assert_close(actual[name], case.expected(x, 0.1), allowed(case, x, "float32", 0.1))
 
 
-SQUARE = (5, 5)  # both axes give rows of one shape, and so do the tests below: compiled once
-
-
 @COMBINATIONS
 @pytest.mark.parametrize("axis", [-1, 0])
 def test_softness_per_row(mode, method, axis):
     """A softness of the input's shape without the axis, for values, indices, ranks and blends."""
-    x = cases.sample(SQUARE, 2)
-    softness = np.linspace(0.05, 1.0, SQUARE[0])
+    x = cases.sample(cases.SQUARE, 2)
+    softness = np.linspace(0.05, 1.0, cases.SQUARE[0])
     with x64():
         for name in ("sort", "argtop_k", "ranking", "max", "quantile"):
             case = Case(name, mode, method, axis)
@@ -71,7 +71,7 @@ def test_softness_per_row(mode, method, axis):
 @pytest.mark.parametrize("standardize", [True, False])
 def test_standardize(mode, method, standardize):
     """Standardised keys order the rows, the payload stays x; also on shifted, scaled and constant rows."""
-    rows = cases.sample(SQUARE, 3)
+    rows = cases.sample(cases.SQUARE, 3)
     x = np.stack([rows[0], 20 + 3 * rows[1], np.full(5, 2.5), rows[3] / 100, -7 * rows[4]])
     x = x if standardize or method != "ot" else np.abs(np.sin(x))
     with x64():
@@ -86,7 +86,7 @@ def test_standardize(mode, method, standardize):
 @pytest.mark.parametrize("method", METHODS)
 def test_directions(mode, method):
     """`descending` of sort and argsort, and both directions of the ranking."""
-    x = cases.sample(SQUARE, 5)
+    x = cases.sample(cases.SQUARE, 5)
     with x64():
         for name, options in [
             ("sort", {"descending": True}),
@@ -104,7 +104,7 @@ def test_directions(mode, method):
 @pytest.mark.parametrize("rule", ["linear", "lower", "higher", "midpoint", "nearest"])
 def test_quantile_rules(mode, method, rule):
     """jnp's five interpolation rules, at ranks that are whole, below, at and above a half, and the ends."""
-    x = cases.sample(SQUARE, 6)
+    x = cases.sample(cases.SQUARE, 6)
     how = {"softness": 0.2, "mode": mode, "method": method, "quantile_method": rule}
     quantiles = [0.0, 0.125, 0.25, 0.3, 0.6, 0.7, 1.0]
     case = Case("quantile", mode, method, -1)
@@ -129,12 +129,12 @@ def test_traced_quantile(method):
     how = {"method": method, "axis": 0, "keepdims": True}
     q = jnp.asarray([0.1, 0.5, 0.77])
     for function, tail in ((sj.quantile, (1, 5)), (sj.argquantile, (1, 5, 3))):
-        concrete = function(x, q, **how)
+        run = jax.jit(lambda x, traced, f=function: (f(x, q, **how), f(x, traced, **how), f(x, 0.77, **how)))
+        concrete, traced, scalar = run(x, q)
         assert concrete.shape == (3, *tail)
-        traced = jax.jit(lambda x, q, f=function: f(x, q, **how))(x, q)
         atol = tolerance("float32", 3, cases.conditioning(x, 3, 0.1, method) * np.abs(x).max(), method)
         np.testing.assert_allclose(traced, concrete, rtol=0, atol=atol)
-        np.testing.assert_allclose(function(x, 0.77, **how), concrete[2], rtol=0, atol=atol)
+        np.testing.assert_allclose(scalar, concrete[2], rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("name", ["argmax", "argmin", "max", "min", "median", "argmedian", "quantile", "argquantile"])
@@ -143,18 +143,18 @@ def test_keepdims(name, mode):
     """keepdims puts axes of length one where JAX puts them; a distribution still comes last."""
     x = cases.sample(dtype=np.float32)
     operator = cases.ARRAY[name]
-    for axis in operator.axes:
-        case = Case(name, mode, "softsort", axis)
-        flat, kept = case(jnp.asarray(x)), case(jnp.asarray(x), keepdims=True)
+    lines = [Case(name, mode, "softsort", axis) for axis in operator.axes]
+    found = jax.jit(lambda x: [(case(x), case(x, keepdims=True)) for case in lines])(x)
+    for case, (flat, kept) in zip(lines, found, strict=True):
+        axis = case.axis
         shape = np.max(x, axis=axis, keepdims=True).shape + ((case.length(x.shape),) if operator.index else ())
         assert kept.shape == shape
         np.testing.assert_array_equal(np.ravel(kept), np.ravel(flat))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@cases.elementwise_cases()
+@cases.elementwise_cases_by_dtype("float64", "float32")
 def test_elementwise(name, mode, options, dtype):
-    """Every elementwise operator x mode x variant, in both precisions."""
+    """Every elementwise operator x mode x variant, and each variant in float32 too."""
     args = cases.elementwise_inputs(name, np.dtype(dtype))
     with x64():
         for softness in (0.1, 0.37, 2.0):
@@ -271,7 +271,7 @@ def test_where():
 def test_gates_change_no_value(mode, method):
     """gated_grad belongs to the derivative alone."""
     with x64():
-        x = jnp.asarray(cases.sample(SQUARE, 8))
+        x = jnp.asarray(cases.sample(cases.SQUARE, 8))
         for name in cases.VALUE_NAMES:
             case = Case(name, mode, method, -1)
             ungated = jax.tree.leaves(case(x, gated_grad=False))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import tolerance, x64
+from cases import slow_unless, tolerance, x64
 
 import softjax as sj
 from softjax import _modes
@@ -35,11 +35,11 @@ def way(request, monkeypatch):
     jax.clear_caches()
 
 
-# Compiling the tables takes seconds, so not every test has every mode.
+# Compiling takes seconds, the tables' most, so that ci/check.sh has every way and every mode, and no test every pair.
+QUICK = (("walked", "c0"), ("walked", "c2"), ("sliding", "c1"), ("tables", "c2"))
+PAIRS = [(way, mode) for way in ("walked", "sliding") for mode in MODES] + [("tables", "c0"), ("tables", "c2")]
 EVERY_WAY = pytest.mark.parametrize(
-    ("way", "mode"),
-    [(way, mode) for way in ("walked", "sliding") for mode in MODES] + [("tables", "c0"), ("tables", "c2")],
-    indirect=["way"],
+    ("way", "mode"), [pytest.param(*pair, marks=slow_unless(pair in QUICK)) for pair in PAIRS], indirect=["way"]
 )
 
 

@@ -128,7 +128,10 @@ def by_value(x, dx):
 
 
 class Pairwise:
-    """The cases. `implementation` is what runs; `sizes` are row lengths around a tile's."""
+    """The cases. `implementation` is what runs; `sizes` are row lengths around a tile's.
+
+    Interpreted, ci/check.sh runs every form in its modes, and ci/nightly.sh all of them.
+    """
 
     implementation = ""
     sizes = ()
@@ -170,12 +173,14 @@ class Pairwise:
         """Every method, form and mode on normal, tied and constant rows, with a ragged end."""
         self.check(method, op, mode, (3, self.sizes[0]))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHOD_NAMES)
     def test_sizes(self, method):
         """Row lengths on both sides of a tile's, and long rows."""
         for n in self.sizes[1:]:
             self.check(method, "apply" if "apply" in KERNELS[method] else "rows", "smooth", (1, n))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHOD_NAMES)
     def test_vmap_is_the_batch(self, method):
         """vmap, nested, gives what the batch gives, gradients too."""
@@ -192,6 +197,7 @@ class Pairwise:
         mapped = jax.jit(jax.vmap(gradient))(x[:, None], tau[:, None])[:, 0]
         np.testing.assert_allclose(mapped, jax.jit(gradient)(x, tau), rtol=1e-6, atol=1e-6)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("method", METHOD_NAMES)
     def test_half_precision(self, method):
         """Half-precision keys are summed in float32: what comes is that of the same keys in float32, rounded once."""
@@ -215,6 +221,7 @@ class Pairwise:
                     narrow = np.asarray(narrow.astype(jnp.float32))
                     np.testing.assert_allclose(narrow, wide, rtol=0, atol=2 * UNIT[dtype] * scale, err_msg=dtype)
 
+    @pytest.mark.slow
     def test_softness_does_not_recompile(self):
         """A new softness runs the same program."""
         run = jax.jit(lambda x, tau: self.forms("neuralsort").rank(x, tau, MODES["smooth"]))
@@ -223,6 +230,7 @@ class Pairwise:
         assert run._cache_size() == 1
         assert not np.allclose(first, second)
 
+    @pytest.mark.slow
     def test_nan_stays_in_its_row(self):
         """A NaN, or a softness that is not positive, spoils its own row alone."""
         x = keys(3, self.sizes[0])

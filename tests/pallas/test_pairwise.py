@@ -15,18 +15,19 @@ from softjax_pallas.ops.pairwise import PairwiseKernel
 from softjax_pallas.tile_engine import mosaic_gpu
 
 
-@pytest.mark.slow
 class TestPortable(suite.Pairwise):
     """The body that a TPU runs."""
 
     implementation = "pallas_interpret"
     sizes = (70, 2, 127, 128, 1000, 1, 129)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("method", "op"), [form for form in suite.FORMS if form[1] != "rank"])
     def test_few_rows(self, method, op):
         """The largest k."""
         self.check(method, op, "smooth" if op == "apply" else "c1", (2, 70), few=True)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("method", "op"), [form for form in suite.FORMS if form[1] != "rank"])
     def test_one_row(self, method, op):
         """k = 1, and no batch at all."""
@@ -35,6 +36,7 @@ class TestPortable(suite.Pairwise):
         x, tau = jnp.zeros((0, 40)), jnp.zeros((0,))
         assert suite.call(self.forms(method), op, (x, tau, None), "smooth", range(40)).shape[:2] == (0, 40)
 
+    @pytest.mark.slow
     def test_x64_does_not_matter(self):
         """With x64 on the same float32 program runs."""
         x, tau = suite.keys(1, 70).astype(np.float32), np.float32([0.1])
@@ -44,13 +46,13 @@ class TestPortable(suite.Pairwise):
             np.testing.assert_array_equal(run(), plain)
 
 
-@pytest.mark.slow
 class TestMosaicGPU(suite.Pairwise):
     """The body for compute capability >= 9.0, whose tiles have 64 rows."""
 
     implementation = "pallas_interpret_gpu"
     sizes = (70, 64, 129)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("method", "op"), [form for form in suite.FORMS if form[1] != "apply"])
     def test_odd_rows(self, method, op):
         """Rows of an odd length, with a cotangent that is stored: no pair of elements is aligned in every row."""
