@@ -45,6 +45,9 @@ class Mode:
         """A logit this far below its row's maximum has no weight, in float64 too."""
         return 1000.0 if self.degree is None else 2.0
 
+    def __reduce__(self) -> tuple:  # compiled functions are not pickled
+        return _named, (self.name,)
+
     def project(self, z: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
         """The distribution over `axis` that the logits z stand for."""
         if self.degree is None:
@@ -77,8 +80,8 @@ def simplex_threshold(m: int, axis: int, z: Float[Array, "..."]) -> Float[Array,
         theta, moving, step = state
         rest = jnp.maximum(z - theta, 0)
         slope = jnp.sum(rest ** (m - 1) if m > 1 else (rest > 0).astype(z.dtype), axis=axis, keepdims=True)
-        norm = jnp.sum(rest**m, axis=axis, keepdims=True) ** (1 / m)
-        move = jnp.where(moving, (norm - 1) * norm ** (m - 1) / slope, jnp.zeros_like(norm))
+        move = threshold_move(jnp.sum(rest**m, axis=axis, keepdims=True), slope, m)
+        move = jnp.where(moving, move, jnp.zeros_like(move))
         new = jnp.clip(theta + move, -1, 0)
         return new, moving & (jnp.abs(move) > 2 * jnp.finfo(z.dtype).eps * jnp.abs(new)), step + 1
 
@@ -88,6 +91,12 @@ def simplex_threshold(m: int, axis: int, z: Float[Array, "..."]) -> Float[Array,
     start = jnp.max(z, axis=axis, keepdims=True) - 1  # NaN in a slice stays in it
     first = start, jnp.ones(start.shape, bool), jnp.zeros((), jnp.int32)
     return lax.while_loop(unfinished, improve, vary_alike(first))[0]
+
+
+def threshold_move(total: Array, slope: Array, m: int) -> Array:
+    """Newton's move of theta from the sums of max(z - theta, 0)**m and of its power m - 1."""
+    norm = total ** (1 / m)
+    return (norm - 1) * norm ** (m - 1) / slope
 
 
 @simplex_threshold.defjvp
@@ -162,3 +171,7 @@ C2 = _polynomial(
 
 MODES: dict[str, Mode | None] = {"hard": None, "smooth": SMOOTH, "c0": C0, "c1": C1, "c2": C2}
 """Every public mode; None stands for the hard operator."""
+
+
+def _named(name: str) -> Mode | None:
+    return MODES[name]

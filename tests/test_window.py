@@ -83,7 +83,7 @@ def test_values_and_gradients_agree_with_the_definition(mode, way):
     with x64():
         x = jnp.asarray(_keys(n))
         payload = jnp.asarray(np.random.default_rng(1).normal(size=(5, n, 2)))
-        forms = [_gradients(form, mode, n) for form in (softsort.DENSE, softsort_window)]
+        forms = [_gradients(form, mode, n) for form in (softsort.DEFINITION, softsort_window)]
         for softness in (1e-6, 0.0137, 0.137, 5.3, 1e3):
             tau = softness * jnp.asarray([1.0, 1.3, 0.5, 1.0, 2.0])
             (want_grad, want), (have_grad, have) = (form(x, payload, tau) for form in forms)
@@ -127,7 +127,9 @@ def test_ranks_of_few_elements(n, mode):
     """The smallest shapes, in float32."""
     x = jnp.asarray(np.random.default_rng(3).normal(size=(4, n)), jnp.float32).at[3].set(1.0)
     tau = jnp.asarray([0.1, 1.0, 1e-6, 10.0], jnp.float32)
-    want, have = (compiled(lambda x, f=f: f.rank(x, tau, _mode(mode)))(x) for f in (softsort.DENSE, softsort_window))
+    want, have = (
+        compiled(lambda x, f=f: f.rank(x, tau, _mode(mode)))(x) for f in (softsort.DEFINITION, softsort_window)
+    )
     np.testing.assert_allclose(have, want, rtol=0, atol=tolerance("float32", n) * (1 + n))
 
 
@@ -140,7 +142,7 @@ def test_float32_of_many_elements():
         return sj.sort(x, mode=mode, softness=0.3, implementation=implementation)
 
     def chosen(x):
-        dense = softsort.DENSE.apply(x[None], jnp.asarray(rows), None, jnp.asarray([0.3]), _mode(mode))
+        dense = softsort.DEFINITION.apply(x[None], jnp.asarray(rows), None, jnp.asarray([0.3]), _mode(mode))
         return jnp.sum(jnp.arange(1.0, 9.0) * dense[0, :, 0]), dense[0, :, 0]
 
     with x64():
@@ -170,7 +172,7 @@ def test_second_derivatives():
             run = compiled(lambda x, tau: jax.jvp(jax.grad(loss, (0, 1)), (x, tau), direction)[1])
             return run(x, jnp.asarray([0.9]))
 
-        for want, have in zip(curvature(softsort.DENSE), curvature(softsort_window), strict=True):
+        for want, have in zip(curvature(softsort.DEFINITION), curvature(softsort_window), strict=True):
             # By `tolerance` at the size of a second derivative's terms, 1 / R^2.
             scale = np.max(np.abs(want)) + (n / 0.9) ** 2
             np.testing.assert_allclose(have, want, rtol=0, atol=tolerance("float64", n) * scale)

@@ -66,10 +66,19 @@ def power(v: Value, m: int) -> Value:
 
 
 def root(v: Value, m: int) -> Value:
-    """v**(1/m) for positive v and m = 1, 2, 3."""
+    """v**(1/m) for positive v and m = 1, 2, 3: of every compiler's functions only exp2 and log2 serve."""
     if m == 1:
         return v
-    return jnp.sqrt(v) if m == 2 else jnp.exp(jnp.log(v) * (1 / 3))
+    if m == 2:
+        return jnp.sqrt(v)
+    guess = jnp.exp2(jnp.log2(v) * (1 / 3))
+    return guess - (guess * guess * guess - v) / (3 * guess * guess)
+
+
+def threshold_move(total: Value, slope: Value, m: int) -> Value:
+    """`softjax._modes.threshold_move` without `pow`."""
+    norm = root(total, m)
+    return (norm - 1.0) * (power(norm, m - 1) if m > 1 else 1.0) / slope
 
 
 def phi(degree: int | None, z: Value) -> Value:
@@ -111,10 +120,7 @@ def threshold(lanes: Lanes, degree: int, fold: Fold) -> Value:
     def improve(state):
         theta, moving, _, step = state
         total, count = sums(theta)
-        norm = root(total, degree)
-        move = jnp.where(moving > 0, (norm - 1.0) * (norm if degree == 2 else power(norm, degree - 1)) / count, 0.0)
-        if degree == 1:
-            move = jnp.where(moving > 0, (total - 1.0) / count, 0.0)
+        move = jnp.where(moving > 0, threshold_move(total, count, degree), 0.0)
         new = jnp.minimum(theta + move, 0.0)
         moving = jnp.where(jnp.abs(move) > 2 * EPS * jnp.abs(new), moving, 0.0)
         return new, moving, lanes.largest(moving), step + 1

@@ -29,8 +29,8 @@ from ..._types import Bool, Float, Int
 from ..base import SolverInfo
 from ..hard_sort import sorted_keys
 
-_MAX_STEPS = 60
-_NEVER = -1e30
+MAX_STEPS = 60
+NEVER = -1e30
 """The logit of an anchor that holds no mass."""
 
 Keys = Float[Array, "batch n"]
@@ -81,7 +81,7 @@ def logits(level: Potentials, scaled: Keys, anchors: Float[Array, " k"]) -> Plan
 
 @jax.custom_jvp
 def _uncontracted(lift: Plan) -> Plan:
-    return jnp.maximum(lift, _NEVER)
+    return jnp.maximum(lift, NEVER)
 
 
 _uncontracted.defjvps(lambda change, _, lift: change)
@@ -94,7 +94,7 @@ def scaled_keys(problem: Problem) -> Keys:
 
 def levels(psi: Potentials, problem: Problem) -> Potentials:
     """The potentials, out of reach for an anchor that holds no mass."""
-    return jnp.where(problem.masses > 0, psi, jnp.full_like(psi, _NEVER))
+    return jnp.where(problem.masses > 0, psi, jnp.full_like(psi, NEVER))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -159,6 +159,37 @@ class _State(NamedTuple):
     step: Array
 
 
+class Stopping(NamedTuple):
+    """Where the iteration ends: from the dtype's eps, 1 / tau and the rounding of a column sum."""
+
+    eps: Any
+    wide: Any
+    floor: Any
+
+    def goal(self, mass: Any) -> Any:
+        """The residual that is as good as any: potentials of size 1 / (2 tau) cannot place a mass any better."""
+        return self.eps * (2 * mass + 16 + self.wide)
+
+    def near(self, mass: Any) -> Any:
+        """Within reach of rounding: sums of many keys may be a few times worse."""
+        return jnp.maximum(self.floor, self.eps * (16 * (2 * mass + 16) + 4 * self.wide))
+
+    def hopeless(self, damping: Any, most: Any) -> Any:
+        """Whether no step of any length led downhill, for a largest mass."""
+        return damping > 1e6 * most
+
+
+def next_damping(better: Any, damping: Any, floor: Any) -> Any:
+    """The damping after a step that was better or not (Levenberg and Marquardt)."""
+    damping = jnp.where(better, damping / 8, jnp.maximum(damping * 8, 1e-3))
+    return jnp.where(damping < 1e-6, floor, damping)
+
+
+def alive(residual: Any, before: Any, mass: Any) -> Any:
+    """A column that a sparse mode empties has no slope and would stay empty: it may shrink to a tenth in a step."""
+    return residual + 0.9 * mass - 0.1 * jnp.minimum(before, 0) >= 0
+
+
 def newton(
     problem: Problem,
     evaluate: Callable[[Potentials], tuple[Potentials, Any]],
@@ -176,15 +207,13 @@ def newton(
     steps, after one with F = 0 that stays where it is, so that a program evaluates and solves in one place.
     """
     floor, mass = rounding(problem), problem.masses[None]
-    # Potentials of size 1 / (2 tau) cannot place a mass any better; sums of many keys may be a few times worse.
-    eps, wide = jnp.finfo(problem.y.dtype).eps, 1 / problem.tau[:, None]
-    goal = eps * (2 * mass + 16 + wide)
-    near = jnp.maximum(floor, eps * (16 * (2 * mass + 16) + 4 * wide))
+    stopping = Stopping(jnp.finfo(problem.y.dtype).eps, 1 / problem.tau[:, None], floor)
+    goal, near = stopping.goal(mass), stopping.near(mass)
 
     def active(residual, damping, stalled):
         # Within reach of rounding, the first step that does not halve the residual's square is the last.
         error = jnp.abs(residual)
-        stuck = stalled & (jnp.max(error - near, axis=-1) < 0) | (damping > 1e6 * jnp.max(mass))
+        stuck = stalled & (jnp.max(error - near, axis=-1) < 0) | stopping.hopeless(damping, jnp.max(mass))
         return (jnp.max(error - goal, axis=-1) > 0) & ~stuck
 
     def improve(state):
@@ -196,16 +225,14 @@ def newton(
         before, after = jnp.sum(rhs**2, -1), jnp.sum(residual**2, -1)
         # The semi-dual is convex and the residual its gradient: a step that still leads downhill at its end descends.
         down = jnp.sum(residual * (candidate - state.psi), -1) < 0
-        # A column that a sparse mode empties has no slope and would stay empty: shrink it step by step.
-        alive = jnp.min(residual + 0.9 * mass - 0.1 * jnp.minimum(state.residual, 0), axis=-1) >= 0
-        better = by_newton & (down | (after < before) & alive) | (state.step <= rounds)
+        fed = jnp.all(alive(residual, state.residual, mass), axis=-1)
+        better = by_newton & (down | (after < before) & fed) | (state.step <= rounds)
         better = lax.optimization_barrier(better)  # a compiler's fusions would repeat it
 
         def pick(new, old):
             return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)
 
-        damping = jnp.where(better, state.damping / 8, jnp.maximum(state.damping * 8, 1e-3))
-        damping = jnp.where(by_newton, jnp.where(damping < 1e-6, floor, damping), state.damping)
+        damping = jnp.where(by_newton, next_damping(better, state.damping, floor), state.damping)
         psi, residual, known = jax.tree.map(pick, (candidate, residual, known), tuple(state[:3]))
         stalled = by_newton & (~better | (after > before / 2))
         going = state.active & ((state.step < rounds) | active(residual, damping, stalled))
@@ -213,7 +240,7 @@ def newton(
         return _State(psi, residual, known, damping, going, iterations, state.step + 1)
 
     def unfinished(state):
-        return jnp.any(state.active) & (state.step <= _MAX_STEPS + rounds)
+        return jnp.any(state.active) & (state.step <= MAX_STEPS + rounds)
 
     psi = start(problem) if first is None else first
     known = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(evaluate, psi)[1])

@@ -2,7 +2,7 @@
 
 An element's row of the plan is the projection of two logits, so its share of the upper anchor depends on their
 difference alone, share(2 (y_i - t) / tau + c): a step around a threshold t, moved by c so that the shares sum to k.
-t is the hard threshold, a key or midway between two. Then c is of the order of 1, whatever the softness, where the
+t is the hard threshold, a key or midway between two. Then c is about 1, whatever the softness, where the
 potentials of `semidual_newton` are of size 1 / tau and lose that many digits.
 """
 

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-MAX_STEPS = 60
-MAX_THRESHOLD_STEPS = 50
-NEVER = -1e30
-"""The logit of an anchor that holds no mass; also a maximum's start, for which -inf would make NaN."""
-EPS = float(jnp.finfo(jnp.float32).eps)
+from softjax._methods.ot.semidual_newton import MAX_STEPS, Stopping, alive, next_damping
+
+from ...tile_engine.maths import EPS, power, threshold_move
+from ...tile_engine.maths import MAX_STEPS as MAX_THRESHOLD_STEPS
 
 Block = tuple[Any, ...]
 Vector = tuple[Any, ...]
@@ -53,30 +52,10 @@ def project(z: Block, degree: int | None, axis: Axis) -> tuple[Block, Block]:
         return p, p
     theta = axis.spread(_threshold(z, degree, axis))
     rest = each(lambda part: jnp.maximum(part - theta, 0.0), z)
-    weights = each(lambda part: _power(part, degree), rest)
+    weights = each(lambda part: power(part, degree), rest)
     scale = axis.spread(1 / axis.total(weights))
-    slopes = each(lambda part: degree * _power(part, degree - 1), rest)
+    slopes = each(lambda part: degree * power(part, degree - 1), rest)
     return each(lambda part: part * scale, weights), slopes
-
-
-def _power(rest, m: int):
-    """rest**m, where 0**0 is 0."""
-    if m == 0:
-        return jnp.where(rest > 0, 1.0, 0.0)
-    out = rest
-    for _ in range(m - 1):
-        out = out * rest
-    return out
-
-
-def _root(x, m: int):
-    """The m-th root of a number that is positive: of every kernel backend's functions only exp2 and log2 serve."""
-    if m == 1:
-        return x
-    if m == 2:
-        return jnp.sqrt(x)
-    guess = jnp.exp2(jnp.log2(x) * (1 / 3))
-    return guess - (guess * guess * guess - x) / (3 * guess * guess)
 
 
 def _threshold(z: Block, m: int, axis: Axis):
@@ -86,9 +65,9 @@ def _threshold(z: Block, m: int, axis: Axis):
         theta, moving, step = state
         across = axis.spread(theta)
         rest = each(lambda part: jnp.maximum(part - across, 0.0), z)
-        slope = axis.total(each(lambda part: _power(part, m - 1), rest))
-        norm = _root(axis.total(each(lambda part: _power(part, m), rest)), m)
-        move = jnp.where(moving > 0, (norm - 1) * (_power(norm, m - 1) if m > 1 else 1.0) / slope, 0.0)
+        slope = axis.total(each(lambda part: power(part, m - 1), rest))
+        total = axis.total(each(lambda part: power(part, m), rest))
+        move = jnp.where(moving > 0, threshold_move(total, slope, m), 0.0)
         new = jnp.minimum(jnp.maximum(theta + move, -1.0), 0.0)
         still = jnp.where(jnp.abs(move) > 2 * EPS * jnp.abs(new), moving, 0.0)
         return new, still, step + 1
@@ -148,17 +127,18 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
     floor = floor_of(problem.masses(), axis)
     most = floor / (4 * EPS)
 
+    stopping = Stopping(EPS, 1 / problem.tau, floor)
+
     def over(r, mass):
-        return jnp.where(jnp.abs(r) > EPS * (2 * mass + 16 + 1 / problem.tau), 1.0, 0.0)
+        return jnp.where(jnp.abs(r) > stopping.goal(mass), 1.0, 0.0)
 
     def away(r, mass):
-        near = jnp.maximum(floor, EPS * (16 * (2 * mass + 16) + 4 / problem.tau))
-        return jnp.where(jnp.abs(r) < near, 0.0, 1.0)
+        return jnp.where(jnp.abs(r) < stopping.near(mass), 0.0, 1.0)
 
     def active(residual, damping, stalled):
         far = axis.vector_max(each(over, residual, problem.masses()))
         near = axis.vector_max(each(away, residual, problem.masses())) < 1
-        stuck = ((stalled > 0) & near) | (damping > 1e6 * most)
+        stuck = ((stalled > 0) & near) | stopping.hopeless(damping, most)
         return jnp.where((far > 0) & ~stuck, 1.0, 0.0)
 
     def residual_of(sums):
@@ -169,7 +149,7 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
 
     def starved(residual, before):
         def low(r, b, mass):
-            return jnp.where(r + mass >= 0.1 * jnp.minimum(b + mass, mass), 0.0, 1.0)
+            return jnp.where(alive(r, b, mass), 0.0, 1.0)
 
         return axis.vector_max(each(low, residual, before, problem.masses()))
 
@@ -185,8 +165,7 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
         better = jnp.where(good, 1.0, 0.0)
         psi, residual = pick(better, candidate, psi), pick(better, new_residual, residual)
         curvature = problem.keep(better, new_curvature, curvature)
-        damping = jnp.where(good, damping / 8, jnp.maximum(damping * 8, 1e-3))
-        damping = jnp.where(damping < 1e-6, floor, damping)
+        damping = next_damping(good, damping, floor)
         return psi, residual, curvature, damping, stalled, step + 1, active(residual, damping, stalled)
 
     def unfinished(state):

@@ -6,7 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .maths import NEVER, Axis, Block, Newton, Vector, centred, each, floor_of, newton, pick, project
+from softjax._methods.ot.semidual_newton import NEVER
+
+from .maths import Axis, Block, Newton, Vector, centred, each, floor_of, newton, pick, project
 from .spec import Spec
 
 Visit = Callable[[Any], tuple[tuple[Block, ...], Block | None]]

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ...._modes import threshold_move
 from ...ties import tie_terms
 from .walk import ByColumn, ByRow, Grid, Smooth, half_ulp, over_tiles, stop_columns, stop_rows, walk
 
@@ -91,9 +92,9 @@ def _newton(grid, mode, i, paths, dtype):
     def step(state):
         theta, moving, count = state
         total, slope = walk(grid, i, ByRow(), paths, (theta,), (), visit, stop_rows(mode, grid.n))
-        norm = total ** (1 / m)
+        move = threshold_move(total, slope, m)
         # A row that has converged stands still, whatever its tile's other rows need.
-        move = jnp.where(moving, (norm - 1) * norm ** (m - 1) / slope, jnp.zeros_like(norm))
+        move = jnp.where(moving, move, jnp.zeros_like(move))
         new = jnp.clip(theta + move, -1, 0)
         return new, moving & (jnp.abs(move) > 16 * half_ulp(dtype) * jnp.abs(new)), count + 1
 

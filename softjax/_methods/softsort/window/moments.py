@@ -44,11 +44,11 @@ class Moments(NamedTuple):
             sums = sums + (self.anchor.h - to.h)[None, None] * jnp.pad(sums[:, :1], ((0, 0), (1, 0), *none))
         # sum_l C(q, l) step^(q-l) sums_l by Horner's rule, of all q at once.
         column = lambda values: jnp.asarray(values, sums.dtype).reshape(-1, *(1,) * (sums.ndim - 1))
-        orders = range(sums.shape[0])
+        degrees = range(sums.shape[0])
         out = jnp.broadcast_to(sums[:1], sums.shape)
-        for i in orders[1:]:
-            factor = jnp.where(column([q >= i for q in orders]) > 0, step, jnp.ones_like(step))
-            out = out * factor + column([math.comb(q, i) for q in orders]) * sums[i : i + 1]
+        for i in degrees[1:]:
+            factor = jnp.where(column([q >= i for q in degrees]) > 0, step, jnp.ones_like(step))
+            out = out * factor + column([math.comb(q, i) for q in degrees]) * sums[i : i + 1]
         return Moments(to, out)
 
     def plus(self, other: "Moments | Array") -> "Moments":

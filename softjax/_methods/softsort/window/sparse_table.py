@@ -48,10 +48,10 @@ def _read(packed: Array, index: Array) -> Array:
     return lax.optimization_barrier(lax.gather(flat, index[..., None], numbers, (flat.shape[0], 1), mode=mode))
 
 
-def _in_blocks(z: Point, payload: Array, orders: int) -> Moments:
+def _in_blocks(z: Point, payload: Array, degrees: int) -> Moments:
     """Moments from the start of every element's block to the element, about the element; payload (1 or 2, b, N)."""
     in_turn = lambda a: jnp.moveaxis(a.reshape(*a.shape[:-1], -1, BLOCK), -1, 0)
-    single = jnp.pad(payload[None], ((0, orders - 1), (0, 0), (0, 0), (0, 0)))
+    single = jnp.pad(payload[None], ((0, degrees - 1), (0, 0), (0, 0), (0, 0)))
 
     def step(before, at):
         new = before.moved(at[0]).plus(at[1])

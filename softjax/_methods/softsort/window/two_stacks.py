@@ -23,10 +23,10 @@ def _write(a: Array, value: Array, i: Array) -> Array:
     return lax.dynamic_update_index_in_dim(a, value, i, 0, allow_negative_indices=False)
 
 
-def _slide(z: Point, t: Point, payload: Array, n: int, orders: int) -> Array:
+def _slide(z: Point, t: Point, payload: Array, n: int, degrees: int) -> Array:
     """Moments about t_i of the j > i with z_j < t_i of the same row, for places (rows * n,), ascending in rows."""
     size, kinds = payload.shape
-    single = lambda j: jnp.pad(_read(payload, j)[None], ((0, orders - 1), (0, 0)))
+    single = lambda j: jnp.pad(_read(payload, j)[None], ((0, degrees - 1), (0, 0)))
 
     def step(state):
         i, end, last, middle, back, front, out = state
@@ -57,8 +57,8 @@ def _slide(z: Point, t: Point, payload: Array, n: int, orders: int) -> Array:
         both = Moments(_read(z, middle), near).moved(target).plus(Moments(_read(z, last), back).moved(target))
         return i + 1, end, last, middle, back, front, _write(out, both.sums, i)
 
-    nothing, none = jnp.zeros((orders, kinds), payload.dtype), jnp.int32(-1)
-    front, out = (jnp.zeros((length, orders, kinds), payload.dtype) for length in (n, size))
+    nothing, none = jnp.zeros((degrees, kinds), payload.dtype), jnp.int32(-1)
+    front, out = (jnp.zeros((length, degrees, kinds), payload.dtype) for length in (n, size))
     start = jnp.int32(0), jnp.int32(0), none, none, nothing, front, out
     return lax.while_loop(lambda state: state[0] < size, step, start)[-1]
 
