@@ -42,7 +42,9 @@ def results(x, **how):
     }
 
 
-@pytest.mark.parametrize("mode", [*SOFT_MODES, "hard"])
+@pytest.mark.parametrize(
+    "mode", [*(pytest.param(m, marks=cases.slow_unless(m in ("smooth", "c2"))) for m in SOFT_MODES), "hard"]
+)
 def test_operators_by_rows_alone(mode):
     """Those of SoftSort's definition, with gradients; the methods differ in `rank` alone, which is of no row."""
     x = jnp.asarray(cases.sample((N, 2), dtype=np.float32))
