@@ -66,18 +66,14 @@ def power(v: Value, m: int) -> Value:
 
 
 def root(v: Value, m: int) -> Value:
-    """v**(1/m) for positive v and m = 1, 2, 3: of every compiler's functions only exp2 and log2 serve."""
+    """v**(1/m) for positive v and m = 1, 2, 3."""
     if m == 1:
         return v
-    if m == 2:
-        return jnp.sqrt(v)
-    guess = jnp.exp2(jnp.log2(v) * (1 / 3))
-    return guess - (guess * guess * guess - v) / (3 * guess * guess)
+    return jnp.sqrt(v) if m == 2 else jnp.exp(jnp.log(v) * (1 / 3))
 
 
-def threshold_move(total: Value, slope: Value, m: int) -> Value:
-    """`softjax._modes.threshold_move` without `pow`."""
-    norm = root(total, m)
+def threshold_move(norm: Value, slope: Value, m: int) -> Value:
+    """`softjax._modes.threshold_move` from the m-norm, without `pow`."""
     return (norm - 1.0) * (power(norm, m - 1) if m > 1 else 1.0) / slope
 
 
@@ -120,7 +116,7 @@ def threshold(lanes: Lanes, degree: int, fold: Fold) -> Value:
     def improve(state):
         theta, moving, _, step = state
         total, count = sums(theta)
-        move = jnp.where(moving > 0, threshold_move(total, count, degree), 0.0)
+        move = jnp.where(moving > 0, threshold_move(root(total, degree), count, degree), 0.0)
         new = jnp.minimum(theta + move, 0.0)
         moving = jnp.where(jnp.abs(move) > 2 * EPS * jnp.abs(new), moving, 0.0)
         return new, moving, lanes.largest(moving), step + 1

@@ -16,7 +16,7 @@ from jax import lax
 
 from softjax._methods.ot.semidual_newton import MAX_STEPS, Stopping, alive, next_damping
 
-from ...tile_engine.maths import EPS, power, threshold_move
+from ...tile_engine.maths import EPS, power, root, threshold_move
 from ...tile_engine.maths import MAX_STEPS as MAX_THRESHOLD_STEPS
 
 Block = tuple[Any, ...]
@@ -58,6 +58,14 @@ def project(z: Block, degree: int | None, axis: Axis) -> tuple[Block, Block]:
     return each(lambda part: part * scale, weights), slopes
 
 
+def _root(x, m: int):
+    """The m-th root of a positive number, to the last place: exp2 and log2 are what every compiler has."""
+    if m < 3:
+        return root(x, m)
+    guess = jnp.exp2(jnp.log2(x) * (1 / 3))
+    return guess - (guess * guess * guess - x) / (3 * guess * guess)
+
+
 def _threshold(z: Block, m: int, axis: Axis):
     """`softjax._modes.simplex_threshold` over the anchors: Newton's method on the m-norm."""
 
@@ -67,7 +75,7 @@ def _threshold(z: Block, m: int, axis: Axis):
         rest = each(lambda part: jnp.maximum(part - across, 0.0), z)
         slope = axis.total(each(lambda part: power(part, m - 1), rest))
         total = axis.total(each(lambda part: power(part, m), rest))
-        move = jnp.where(moving > 0, threshold_move(total, slope, m), 0.0)
+        move = jnp.where(moving > 0, threshold_move(_root(total, m), slope, m), 0.0)
         new = jnp.minimum(jnp.maximum(theta + move, -1.0), 0.0)
         still = jnp.where(jnp.abs(move) > 2 * EPS * jnp.abs(new), moving, 0.0)
         return new, still, step + 1
