@@ -22,7 +22,7 @@ SEAM = {
         "softjax",
         {
             *("_dispatch", "_kernel_form", "_modes", "_primitive", "_types"),
-            *("_methods.base", "_methods.hard_sort", "_methods.ties", "_methods.softsort.definition"),
+            *("_methods", "_methods.base", "_methods.hard_sort", "_methods.ties", "_methods.softsort.definition"),
             *("_methods.neuralsort.band.passes", "_methods.ot.method", "_methods.ot.semidual_newton"),
         },
     )

@@ -1,4 +1,4 @@
-"""Which implementation of the fused operations runs, and why.
+"""Which implementation of a method runs, and why.
 
 `xla` and `dense` are this package's own. The others are kernels of `softjax_pallas`, which is imported by the first
 call that may run one; Pallas itself by the first that does.

@@ -78,4 +78,4 @@ def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softness: Softness
     if not _check.is_concrete(k):  # a NaN makes its row NaN: a softness of NaN does, in every form
         spoil = jnp.where(jnp.isnan(wanted), wanted, jnp.zeros_like(wanted))
         p = replace(p, softness=p.softness + spoil)
-    return layout.along(p.mask(wanted))
+    return layout.along(p._mask(wanted))

@@ -4,7 +4,7 @@ sort(x) = P @ x      top_k(x, k) = P[:-k - 1:-1] @ x, P[:-k - 1:-1]      argsort
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -144,45 +144,55 @@ class SoftPermutation:
 
     def todense(self) -> SoftIndex:
         """The matrices, (..., r, n)."""
+        return self._checked()._rows()
+
+    def solver_info(self) -> SolverInfo:
+        """How the solver of these ranks fares, for a method that has one: runs it and reports for each batch row."""
+        p = self._checked()
+        return p._run("solver_info", p._prepared())
+
+    # What the operators are made of. The keys and the softness are known to be legal, and `gated_grad` False stops the
+    # gradient through P.
+
+    def _rows(self) -> SoftIndex:
         return self._in_order(self._run("rows", self._prepared())).astype(self.dtype)
 
-    def values(self, gated_grad: bool = True) -> Float[Array, "*batch r"]:
-        """P @ keys, the soft order statistics; `gated_grad` False stops the gradient through P."""
+    def _values(self, gated_grad: bool) -> Float[Array, "*batch r"]:
+        """P @ keys, the soft order statistics."""
         prepared = self._prepared()
         payload = None if gated_grad and not self.standardize else prepared.finite[..., None]
         soft = self._run("apply", prepared if gated_grad else _fixed(prepared), payload)
         return self._in_order(restored(soft[..., 0], prepared), axis=-1).astype(self.dtype)
 
-    def values_and_rows(self, gated_grad: bool = True) -> tuple[Float[Array, "*batch r"], SoftIndex]:
-        """`values` and `todense`, of one solve where values are made of rows anyway."""
+    def _values_and_rows(self, gated_grad: bool) -> tuple[Float[Array, "*batch r"], SoftIndex]:
+        """Both, of one solve where values are made of rows anyway."""
         prepared = self._prepared()
         finite = prepared.finite[..., None]
-        soft, rows = self._run("values_and_rows", prepared, finite if self.standardize else None)
-        if not gated_grad:
+        if gated_grad:
+            soft, rows = self._run("values_and_rows", prepared, finite if self.standardize else None)
+        elif self.method.writes_rows(self.keys.shape[-1], self.ranks):
+            rows = self._run("rows", prepared)
             soft = multiply(lax.stop_gradient(rows), finite)
+        else:
+            return self._values(gated_grad), self._rows()
         values = self._in_order(restored(soft[..., 0], prepared), axis=-1)
         return values.astype(self.dtype), self._in_order(rows).astype(self.dtype)
 
-    def values_and_product(
-        self, payload: Float[Array, "*batch n d"], gated_grad: bool = True
-    ) -> tuple[Float[Array, "*batch r"], Float[Array, "*batch r d"]]:
-        """`values` and P @ payload, of one product."""
+    def _sorted_together(self, payloads: Sequence[Array], gated_grad: bool) -> list[Float[Array, "*batch r d"]]:
+        """The values, a column, and P @ each payload (*batch, n, d), of one product."""
         prepared = self._prepared()
-        columns = jnp.concatenate([prepared.finite[..., None], payload.astype(prepared.finite.dtype)], axis=-1)
+        columns = jnp.concatenate([prepared.finite[..., None], *payloads], axis=-1)
         y = self._in_order(self._product("apply", prepared if gated_grad else _fixed(prepared), columns))
-        return restored(y[..., 0], prepared).astype(self.dtype), y[..., 1:].astype(payload.dtype)
+        values, *products = jnp.split(y, np.cumsum([1, *(v.shape[-1] for v in payloads)])[:-1], axis=-1)
+        return [restored(values[..., 0], prepared)[..., None], *products]
 
-    def rank(self) -> Float[Array, "*batch n"]:
+    def _ranking(self) -> Float[Array, "*batch n"]:
         """Zero-based ascending ranks of the elements, by all rows of P."""
         return self._run("rank", self._prepared()).astype(self.dtype)
 
-    def mask(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
+    def _mask(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
         """The sum of the last k of all rows of P, k real; in [0, 1] where the method has a mask of its own."""
         return self._run("mask", self._prepared(), k).astype(self.dtype)
-
-    def solver_info(self) -> SolverInfo:
-        """How the solver of these ranks fares, for a method that has one: runs it and reports for each batch row."""
-        return self._run("solver_info", self._prepared())
 
     @property
     def _listed(self) -> range:
@@ -193,6 +203,14 @@ class SoftPermutation:
     def _in_order(self, rows: Array, axis: int = -2) -> Array:
         """From ascending ranks to those of P, and back."""
         return jnp.flip(rows, axis) if self.descending else rows
+
+    def _checked(self) -> "SoftPermutation":
+        """P, whose leaves a caller may have changed."""
+        dtype, batch = _check.compute_dtype(self.dtype), self.keys.shape[:-1]
+        tau = _check.softness(self.softness, batch, dtype, against="the keys without their last axis")
+        if self.standardize:
+            _check.no_infinities(self.keys)
+        return replace(self, softness=jnp.broadcast_to(tau, batch))
 
     def _prepared(self) -> Prepared:
         """The keys as a method can work on them."""
@@ -224,7 +242,7 @@ class SoftPermutation:
         batch = _check.batch("y", columns.shape[:-2], self.keys.shape[:-1])
         wide = jnp.promote_types(_check.compute_dtype(self.dtype), _check.compute_dtype(y.dtype))
         columns = jnp.broadcast_to(columns, (*batch, *columns.shape[-2:])).astype(wide)
-        softness = jnp.broadcast_to(self.softness, batch).astype(wide)
+        softness = jnp.broadcast_to(self._checked().softness, batch).astype(wide)
         p = replace(self, keys=jnp.broadcast_to(self.keys, (*batch, n)).astype(wide), softness=softness)
         if transposed:
             out = p._product("transposed", p._prepared(), p._in_order(columns))

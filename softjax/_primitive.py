@@ -60,6 +60,8 @@ class Operator(abc.ABC):
     """Does `run` lay rows end to end? Then NaN and infinities, which times 0 are NaN, are kept in their rows."""
     sound: ClassVar[int] = 0
     """So many leading arguments hold no NaN where rows lie end to end."""
+    sound_results: ClassVar[int] = 0
+    """So many leading results follow from them alone."""
 
     def __call__(self, *args: Array) -> Any:
         out = self.bind(*args)
@@ -142,15 +144,16 @@ class Operator(abc.ABC):
         spoiled = [jnp.any(holds, axis=1) for holds in alike.values()]
         given = [*given, *(jnp.where(jnp.isnan(a), jnp.ones_like(a), a) for a in held)]  # some of them divide
         unit = jnp.ones_like(arrays[0][:, 0])
-        if moving:
-            unit = unit_of(reduce(jnp.maximum, (jnp.max(jnp.abs(a), axis=tuple(range(1, a.ndim))) for a in moving)))
+        if sized := [a for a in moving if 0 not in a.shape[1:]]:
+            unit = unit_of(reduce(jnp.maximum, (jnp.max(jnp.abs(a), axis=tuple(range(1, a.ndim))) for a in sized)))
             spoiled.append(~jnp.isfinite(unit))
         if not spoiled:
-            return run(*given)
+            return run(*given, *moving)
         bad = reduce(jnp.logical_or, spoiled)
         given += [jnp.where(column(bad, a), jnp.zeros_like(a), a / column(unit, a)) for a in moving]
         back = jnp.where(bad, jnp.full_like(unit, jnp.nan), unit)
-        return [a * column(back, a) for a in run(*given)]
+        out = run(*given)
+        return [*out[: self.sound_results], *(a * column(back, a) for a in out[self.sound_results :])]
 
 
 @dataclasses.dataclass(frozen=True)

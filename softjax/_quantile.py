@@ -155,7 +155,7 @@ def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array
 
 def _soft_values(p: SoftPermutation, gated: bool) -> Array:
     """Rows of P times the input."""
-    y = p.values(gated)
+    y = p._values(gated)
     return y if p.method.rank_step == 1 else y + _nan_between_infinities(p.keys, y)
 
 
@@ -219,7 +219,7 @@ def _index(call: _Call, softness: Softness, how: Choice) -> SoftIndex:
     x, layout, keepdims, q, rule = call
     p = soften(x, layout, softness, how)
     near = _neighbours(q.reshape(-1), layout.n, rule, how.method.rank_step)
-    rows = _blend_rows(*_at_neighbours(p, near, SoftPermutation.todense), near)
+    rows = _blend_rows(*_at_neighbours(p, near, SoftPermutation._rows), near)
     return _lead(q.ndim, rows, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
 

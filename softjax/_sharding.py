@@ -101,15 +101,6 @@ def _mapped(function: Callable[..., Any], batch_ndim: int, arrays: int, shared: 
     return function
 
 
-def placed_as_rows(a: jax.Array, rows: jax.Array) -> jax.Array:
-    """a (*batch, ...) where the rows (*batch, n) are: on a mesh with explicit axes, and over manual ones."""
-    a, _ = vary_alike((a, rows))
-    sharding = jax.typeof(rows).sharding
-    if not getattr(sharding.mesh, "explicit_axes", ()):
-        return a
-    return _resharded(a, sharding.mesh, PartitionSpec(*sharding.spec[: rows.ndim - 1]))
-
-
 def whole_along(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     """x, gathered along the axes that an explicit mesh shards."""
     sharding = jax.typeof(x).sharding

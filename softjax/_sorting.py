@@ -58,7 +58,7 @@ def argsort(
     if how.mode is None:
         order = jnp.argsort(x, axis=layout.axes[0], stable=stable, descending=descending)
         return jax.nn.one_hot(order, layout.n, dtype=x.dtype)
-    return layout.along_index(p.todense())
+    return layout.along_index(p._rows())
 
 
 def sort(
@@ -102,7 +102,7 @@ def sort(
     p = soften(x, layout, softness, how, descending=descending)
     if how.mode is None:
         return jnp.sort(x, axis=layout.axes[0], stable=stable, descending=descending)
-    return layout.along(p.values(gated_grad))
+    return layout.along(p._values(gated_grad))
 
 
 def is_several(a: Any) -> bool:
@@ -137,9 +137,8 @@ def _sort_together(
         places = jnp.argsort(p.keys, axis=-1, stable=order.stable, descending=order.descending)
         moved = [over_rows(lambda i, v: gather(v, i), places, _by_column(layout.rows, column)) for column in columns]
     else:
-        payload = [_by_column(layout.rows, column.astype(wide)) for column in columns[1:]]
-        values, y = p.values_and_product(jnp.concatenate(payload, axis=-1), gated_grad)
-        moved = [values[..., None], *jnp.split(y, np.cumsum([v.shape[-1] for v in payload])[:-1], axis=-1)]
+        payloads = [_by_column(layout.rows, column.astype(wide)) for column in columns[1:]]
+        moved = p._sorted_together(payloads, gated_grad)
     return tuple(
         _by_column(replace(layout, dtype=array.dtype).along, rows).reshape(keys.shape + rest)
         for rows, rest, array in zip(moved, behind, arrays, strict=True)
@@ -167,7 +166,7 @@ def _arg_extreme(
     if how.mode is None:
         hard = jnp.argmax if largest else jnp.argmin
         return jax.nn.one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, dtype=x.dtype)
-    return layout.reduced(_end(p, largest).todense()[..., 0, :], keepdims)
+    return layout.reduced(_end(p, largest)._rows()[..., 0, :], keepdims)
 
 
 def _extreme(
@@ -179,7 +178,7 @@ def _extreme(
     p = soften(x, layout, softness, how)
     if how.mode is None:
         return (jnp.max if largest else jnp.min)(x, axis=layout.axes, keepdims=keepdims)
-    return layout.reduced(_end(p, largest).values(gated_grad)[..., 0], keepdims)
+    return layout.reduced(_end(p, largest)._values(gated_grad)[..., 0], keepdims)
 
 
 def argmax(
@@ -327,7 +326,7 @@ def argtop_k(
     how = chosen(mode, method, standardize, implementation)
     _check.flag("is_stable", is_stable)
     top, layout = _top(operand, k, axis, softness, how)
-    return layout.along_index(top.todense()) if isinstance(top, SoftPermutation) else top[1]
+    return layout.along_index(top._rows()) if isinstance(top, SoftPermutation) else top[1]
 
 
 def top_k(
@@ -365,7 +364,7 @@ def top_k(
     top, layout = _top(operand, k, axis, softness, how)
     if not isinstance(top, SoftPermutation):
         return top
-    values, rows = top.values_and_rows(gated_grad)
+    values, rows = top._values_and_rows(gated_grad)
     return layout.along(values), layout.along_index(rows)
 
 
@@ -426,5 +425,5 @@ def rank(
 def _ranking(a: ArrayLike, axis: int | None, descending: bool, softness: Softness, how: Choice, first: int) -> Array:
     x, layout = layout_along(_check.real("a", a), axis)
     descending = _check.flag("descending", descending)
-    ascending = soften(x, layout, softness, how).rank()
+    ascending = soften(x, layout, softness, how)._ranking()
     return layout.along((layout.n - 1 - ascending if descending else ascending) + first)

@@ -6,7 +6,8 @@ from typing import Any
 from jax import Array
 
 from softjax._dispatch import note
-from softjax._methods.base import AbstractMethod, Keys, PerRow, Ranks
+from softjax._methods import METHODS
+from softjax._methods.base import AbstractMethod, Keys, PerRow, Ranks, SolverInfo
 from softjax._modes import Mode
 
 from ._kernel import cannot_run
@@ -32,7 +33,7 @@ class NamedKernels(AbstractMethod):
         return self.method.plain
 
     def _by_kernel(self, op: str, *arguments: Any) -> Array:
-        if self.name not in OPS:
+        if METHODS.get(self.name) != self.method:  # one of the user's own, whatever its name
             raise cannot_run(self.implementation, op, self.name, "it has no kernels")
         note(self.implementation, self.name, op, *arguments)
         return OPS[self.name].named(self.implementation, self.name, op, *arguments)
@@ -47,9 +48,12 @@ class NamedKernels(AbstractMethod):
         return self._by_kernel("rank", x, tau, mode)
 
     def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Array:
-        if self.name not in OPS or "mask" in OPS[self.name].OPS:
+        if METHODS.get(self.name) != self.method or "mask" in OPS[self.name].OPS:
             return self._by_kernel("mask", x, k, tau, mode)
         return super().mask(x, k, tau, mode)
+
+    def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
+        return self.method.solver_info(x, ranks, tau, mode)
 
     def transposed(self, x: Keys, ranks: Ranks, y: Array, tau: PerRow, mode: Mode) -> Array:
         raise NotImplementedError("No kernel serves the transpose of P by name: use implementation='xla'.")

@@ -100,6 +100,12 @@ def test_straight_through_and_explain():
     assert "xla" in str(sj.explain(sj.sort, x, method=Distances(2)))
 
 
+class Impostor(Distances):
+    """By the name of another."""
+
+    name = "ot"
+
+
 def test_errors():
     """What is wrong with a method, and what it cannot do."""
     x = jnp.zeros(3)
@@ -116,6 +122,8 @@ def test_errors():
         sj.sort(x, method=Mutable())
     with pytest.raises(NotImplementedError, match="'distances': it has no kernels. implementation='xla' can"):
         sj.sort(x, method=Distances(), implementation="pallas_interpret")
+    with pytest.raises(NotImplementedError, match="'ot': it has no kernels"):
+        sj.argsort(x, method=Impostor(), implementation="pallas_interpret")
     with pytest.raises(ValueError, match="`method` .* must be 'ot' in a soft mode"):
         sj.soft_permutation(x, method=Distances()).solver_info()
     with pytest.raises(TypeError, match="abstract method 'rows'"):

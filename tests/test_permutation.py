@@ -238,3 +238,23 @@ def test_errors():
             call()
     with pytest.raises(IndexError, match=r"`key` \(=40\) must be in \[-40, 39\]"):
         p[40]
+
+
+def test_leaves_that_were_changed_are_checked():
+    """A softness that is no longer positive raises, and gives NaN where it is traced; columns keep their own scale."""
+    p = jax.tree.map(jnp.negative, sj.soft_permutation(jnp.arange(3.0)))
+    for apply in (lambda p: p @ jnp.arange(3.0), lambda p: p.todense()):
+        with pytest.raises(ValueError, match="`softness` .* must be positive"):
+            apply(p)
+        assert np.all(np.isnan(jax.jit(apply)(p)))
+    y = jnp.stack([jnp.full(3, 1e38), jnp.full(3, 1e-12)], axis=-1)
+    np.testing.assert_allclose(sj.soft_permutation(jnp.arange(3.0)) @ y, y, rtol=1e-5)
+    assert jax.jit(lambda x: sj.soft_permutation(x) @ jnp.zeros((3, 0)))(jnp.arange(3.0)).shape == (3, 0)
+
+
+@pytest.mark.parametrize("mode", ["hard", "smooth"])
+def test_keys_without_payloads(mode):
+    """A tuple of the keys alone is sorted like the keys."""
+    x = jnp.asarray([3.0, 1.0, 2.0])
+    (alone,) = sj.sort((x,), mode=mode)
+    np.testing.assert_array_equal(alone, sj.sort(x, mode=mode))

@@ -1,7 +1,8 @@
 """What a method of soft ordering provides.
 
 A method defines the soft permutation P of keys (batch, n): row r (0 = smallest) is a distribution over the elements.
-Keys and payloads are finite floats of one dtype, softness is positive; what is not, an operator keeps from a method.
+Keys, payloads and softness are floats of one dtype. Infinities do not reach a method; a row's NaN does, and softness is
+positive or NaN: the row's results are then NaN.
 """
 
 import abc
@@ -117,10 +118,10 @@ def as_array(ranks: Ranks, dtype) -> jax.Array:
 
 
 def count(ranks: Ranks) -> Any:
-    """How many ranks; a symbol, perhaps."""
+    """How many ranks; a symbol, perhaps. Traced ones may differ from row to row, (batch, r)."""
     if isinstance(ranks, range):
         return len(ranks)
-    return ranks.shape[0] if isinstance(ranks, jax.Array) else ranks.stop - ranks.start
+    return ranks.stop - ranks.start if isinstance(ranks, Span) else ranks.shape[-1]
 
 
 def at_most(few: int, number: Any) -> bool:

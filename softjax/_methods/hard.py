@@ -17,6 +17,7 @@ from .preprocess import spoiled
 class HardOrder(AbstractMethod):
     """What every method is in the mode "hard", which has no softness and is None here."""
 
+    name = "hard"
     selects = True
 
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Any) -> Float[Array, "batch r n"]:

@@ -114,7 +114,3 @@ def unpick(y: Float[Array, "batch r d"], ranks: Ranks, n: int) -> Float[Array, "
     """The transpose of `pick` for neighbours: values of the ranks where they belong, zero elsewhere."""
     assert not isinstance(ranks, jax.Array)
     return jnp.pad(y, ((0, 0), (ranks.start, n - ranks.stop), (0, 0)))
-
-
-flip = partial(lax.rev, dimensions=(1,))
-"""Reverse the order of elements in every row."""

@@ -60,7 +60,7 @@ class InRange:
         return self.form.op
 
     def __call__(self, x: Keys, ranks: Ranks, payload: Array, tau: PerRow, mode: Mode) -> Array:
-        unit = unit_of(jnp.max(jnp.abs(lax.stop_gradient(payload)), axis=(1, 2), keepdims=True))
+        unit = unit_of(jnp.max(jnp.abs(lax.stop_gradient(payload)), axis=1, keepdims=True))
         return self.form(x, ranks, payload / unit, tau, mode) * unit
 
 

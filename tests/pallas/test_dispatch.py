@@ -100,3 +100,14 @@ def test_importing_softjax_imports_no_kernels():
     """The kernels' package is imported when one is named."""
     code = "import sys, softjax; assert 'softjax_pallas' not in sys.modules; import softjax_pallas"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_quantiles_and_reports_of_transport_by_name():
+    """Ranks that are traced, each row's own: values are those of plain JAX, and so is the solver's report."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 150)), jnp.float32)
+    named, plain = ({"method": "ot", "implementation": name} for name in ("pallas_interpret", "xla"))
+    have, want = (jax.jit(lambda x, how=how: sj.quantile(x, 0.3, 1, **how))(x) for how in (named, plain))
+    np.testing.assert_allclose(have, want, rtol=0, atol=1e-5)
+    assert sj.explain(sj.quantile, x, 0.3, 1, **named).implementation == "pallas_interpret"
+    have, want = (sj.soft_permutation(x, **how)[-2:].solver_info() for how in (named, plain))
+    jax.tree.map(np.testing.assert_array_equal, have, want)

@@ -4,7 +4,7 @@ The derivation is in `softjax._methods.neuralsort.band`.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, final
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -29,6 +29,7 @@ def _normalisers(places: Keys, scale: Float[Array, "batch 1"], mode: Mode) -> Ke
     return lax.stop_gradient(rules.Normalisers(weights(mode))(*lax.stop_gradient((places, scale))))
 
 
+@final
 @dataclass(frozen=True)
 class NeuralSort(AbstractMethod):
     """NeuralSort, in O(n) memory."""

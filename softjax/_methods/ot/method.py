@@ -8,7 +8,7 @@ gap between wanted ranks, a filler with the mass of the ranks skipped. The plan'
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +137,7 @@ _FEW = 128
 """Up to this many anchors the plan of n x anchors entries is kept, and its Laplacian inverted directly."""
 
 
+@final
 @dataclass(frozen=True)
 class OptimalTransport(AbstractMethod):
     """Optimal transport, in O(n) memory however many ranks are wanted."""

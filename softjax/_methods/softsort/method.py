@@ -1,7 +1,7 @@
 """SoftSort without the n x n matrix: by recurrences in the smooth mode, by windows in the sparse ones."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, final
 
 import jax
 from jax import Array
@@ -24,6 +24,7 @@ def _many(x: Keys, mode: Mode) -> Any:
     return sparse if isinstance(x.shape[-1], int) else DEFINITION
 
 
+@final
 @dataclass(frozen=True)
 class SoftSort(AbstractMethod):
     """SoftSort, in O(n) memory and at the price of a sort."""

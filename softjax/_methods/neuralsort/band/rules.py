@@ -125,6 +125,7 @@ class Solve(BandOperator):
 
     fixed = 3
     sound = 2
+    sound_results = 1
 
     def run(self, s, tau, v):
         return passes.solve(self.mode, s, tau, v)
