@@ -185,9 +185,9 @@ def next_damping(better: Any, damping: Any, floor: Any) -> Any:
     return jnp.where(damping < 1e-6, floor, damping)
 
 
-def alive(residual: Any, before: Any, mass: Any) -> Any:
-    """A column that a sparse mode empties has no slope and would stay empty: it may shrink to a tenth in a step."""
-    return residual + 0.9 * mass - 0.1 * jnp.minimum(before, 0) >= 0
+def above_starving(residual: Any, before: Any, mass: Any) -> Any:
+    """Not negative, or a column shrinks too much: one that a sparse mode empties has no slope and would stay empty."""
+    return residual + 0.9 * mass - 0.1 * jnp.minimum(before, 0)
 
 
 def newton(
@@ -225,7 +225,7 @@ def newton(
         before, after = jnp.sum(rhs**2, -1), jnp.sum(residual**2, -1)
         # The semi-dual is convex and the residual its gradient: a step that still leads downhill at its end descends.
         down = jnp.sum(residual * (candidate - state.psi), -1) < 0
-        fed = jnp.all(alive(residual, state.residual, mass), axis=-1)
+        fed = jnp.min(above_starving(residual, state.residual, mass), axis=-1) >= 0
         better = by_newton & (down | (after < before) & fed) | (state.step <= rounds)
         better = lax.optimization_barrier(better)  # a compiler's fusions would repeat it
 

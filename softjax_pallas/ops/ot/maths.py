@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from softjax._methods.ot.semidual_newton import MAX_STEPS, Stopping, alive, next_damping
+from softjax._methods.ot.semidual_newton import MAX_STEPS, Stopping, above_starving, next_damping
 
 from ...tile_engine.maths import EPS, power, root, threshold_move
 from ...tile_engine.maths import MAX_STEPS as MAX_THRESHOLD_STEPS
@@ -157,7 +157,7 @@ def newton(problem: Newton, psi: Vector, rounds: int) -> Vector:
 
     def starved(residual, before):
         def low(r, b, mass):
-            return jnp.where(alive(r, b, mass), 0.0, 1.0)
+            return jnp.where(above_starving(r, b, mass) >= 0, 0.0, 1.0)
 
         return axis.vector_max(each(low, residual, before, problem.masses()))
 
