@@ -267,10 +267,10 @@ def round(
     decimals = _check.integer("decimals", decimals, -digits, why=f" for {dtype}")
     if neighbor_radius is not None:
         neighbor_radius = _check.integer("neighbor_radius", neighbor_radius, 1)
+    if decimals > digits:  # beyond the precision of any number, where `jnp.round` may overflow
+        return a
     if soft is None:
         return jnp.round(a, decimals)
-    if decimals > digits:  # beyond the precision of any number, as in `jnp.round`
-        return a
     return call(_rounding(decimals, neighbor_radius), soft, a, tau)
 
 

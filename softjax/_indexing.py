@@ -52,14 +52,14 @@ def _is_hard(name: str, index: Any, *kinds: Any) -> bool:
 
 
 def _operands(name: str, x: ArrayLike, index_name: str, index: ArrayLike) -> tuple[Array, Array, np.dtype]:
-    """Both as float arrays of the dtype to compute in, and x's own dtype."""
+    """x in the dtype to compute in, the index as it is, and x's own dtype."""
     values, weights = _check.real(name, x), _check.real(index_name, index)
     if weights.ndim == 0:
         _check.wrong(f"{index_name}.shape", weights.shape, "at least 1-D: a SoftIndex has its distribution last")
     dtype = max(
         _check.compute_dtype(values.dtype), _check.compute_dtype(weights.dtype), key=lambda d: jnp.finfo(d).bits
     )
-    return values.astype(dtype), weights.astype(dtype), values.dtype
+    return values.astype(dtype), weights, values.dtype
 
 
 def _match(index_name: str, size: int, n: int, what: str) -> None:

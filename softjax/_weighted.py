@@ -37,7 +37,7 @@ def product(subscripts: str, weights: Array, values: Array) -> Array:
 
 
 def _einsum(subscripts: str, weights: Array, values: Array) -> Array:
-    return jnp.einsum(subscripts, weights, values, precision=lax.Precision.HIGHEST)
+    return jnp.einsum(subscripts, weights.astype(values.dtype), values, precision=lax.Precision.HIGHEST)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -51,8 +51,19 @@ def _product_of(subscripts: str, weights: Array, values: Array) -> Array:
 @_product_of.defjvp
 def _product_jvp(subscripts, primals, tangents):
     (weights, values), (dweights, dvalues) = primals, tangents
-    moved = _einsum(subscripts, dweights, finite_part(values)) + _einsum(subscripts, weights, dvalues)
+    # A weight of 0 has no derivative by what lies far out either: a cotangent times it may overflow.
+    chosen = jnp.where(weights == 0, jnp.zeros_like(dweights), dweights)
+    near, none = jnp.abs(values) <= _far_out(weights.dtype), jnp.zeros_like(values)
+    of_near = _einsum(subscripts, dweights, jnp.where(near, values, none))
+    of_far = _einsum(subscripts, chosen, jnp.where(near, none, finite_part(values)))
+    moved = of_near + of_far + _einsum(subscripts, weights, dvalues)
     return _product_of(subscripts, weights, values), moved
+
+
+def _far_out(dtype) -> float:
+    """From here on values mask elements, as `jnp.finfo(dtype).min` does."""
+    info = jnp.finfo(dtype)
+    return float(info.max) / (256 if info.nexp >= 8 else 8)
 
 
 def _careful_product(subscripts: str, plain: Array, weights: Array, values: Array) -> Array:

@@ -209,6 +209,25 @@ def test_masking_by_infinities():
     np.testing.assert_array_equal(degree, -3.0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["smooth", "c1"])
+def test_gradients_beside_the_lowest_number(mode, dtype):
+    """Elements masked by `finfo.min` are selected by nothing, at cotangents whose product with them overflows."""
+    lowest = float(jnp.finfo(dtype).min)
+    masked, small = jnp.asarray([0.4, lowest, 0.1, 0.3, lowest], dtype), jnp.asarray([0.4, 0.1, 0.3], dtype)
+    for c in (1.1, 6.0):
+        for select in (
+            lambda z, how: sj.take(z, sj.argmax(z, **how)),
+            lambda z, how: sj.take_along_axis(z, sj.argtop_k(z, 2, **how)).sum(),
+            lambda z, how: sj.choose(sj.argmax(z, **how), z),
+            lambda z, how: sj.dynamic_index_in_dim(z, sj.argmax(z, **how))[0],
+        ):
+            gradient = jax.grad(lambda z, select=select, c=c: c * select(z, {"mode": mode}))
+            found, wanted = (np.asarray(gradient(z), np.float32) for z in (masked, small))
+            np.testing.assert_allclose(found[[0, 2, 3]], wanted, rtol=2e-2, atol=2e-2)
+            assert (found[[1, 4]] == 0).all()
+
+
 def test_one_hots_are_hard():
     """A certain SoftIndex selects exactly what the integer does."""
     a = jnp.asarray(A, jnp.float32)

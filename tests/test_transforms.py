@@ -56,6 +56,24 @@ def test_vmap_equals_batch(mode, method):
 
 
 @SOFT
+def test_gradient_of_a_batch_of_batches(mode, method):
+    """Gradients of rows with several batch axes, and of a mapped operator, are those of the rows one by one."""
+    x = jnp.asarray(cases.sample(48, 17).reshape(2, 3, 8), jnp.float32)
+    how = {"mode": mode, "method": method}
+    for operator in (
+        lambda a: sj.top_k(a, 2, **how)[0],
+        lambda a: sj.argtop_k(a, 1, **how),
+        lambda a: sj.max(a, axis=-1, **how),
+        lambda a: sj.sort(a, **how),
+    ):
+        loss = lambda a, operator=operator: jnp.sum(jnp.sin(operator(a)))
+        flat = jax.grad(loss)(x.reshape(6, 8))
+        np.testing.assert_allclose(jax.grad(loss)(x).reshape(6, 8), flat, rtol=0, atol=1e-6)
+        mapped = jax.grad(lambda a: jnp.sum(jax.vmap(loss)(a)))(x)
+        np.testing.assert_allclose(mapped.reshape(6, 8), flat, rtol=0, atol=1e-6)
+
+
+@SOFT
 def test_vmap_over_other_axes(mode, method):
     """in_axes and out_axes away from the front, and softness alone mapped."""
     x = jnp.asarray(cases.sample((5, 3), 32, np.float32))

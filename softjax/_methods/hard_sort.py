@@ -81,9 +81,12 @@ def largest(x: Keys, k: int) -> Float[Array, "batch k"]:
     return _TopK(k)(x)[0]
 
 
-def gather(x: Float[Array, "batch n *d"], index: Int[Array, "batch r"]) -> Float[Array, "batch r *d"]:
-    """x[b, index[b, i]]; the indices are known to be in range."""
-    return jax.vmap(_gather_row)(x, index)  # row by row, so that rows on several devices stay there
+def gather(x: Array, index: Int[Array, "*batch r"]) -> Array:
+    """x[b, index[b, i]] of x (*batch, n, ...); the indices are known to be in range."""
+    of_rows = _gather_row  # row by row, so that rows on several devices stay there
+    for _ in range(index.ndim - 1):
+        of_rows = jax.vmap(of_rows)
+    return of_rows(x, index)
 
 
 def _gather_row(x: Float[Array, "n *d"], index: Int[Array, " r"]) -> Float[Array, "r *d"]:
