@@ -80,6 +80,12 @@ def softness(value: Any, shape: tuple[int, ...], dtype: Any, *, against: str, ha
     return broadcast("softness", jnp.ones_like(tau) if hard else tau, shape, against=against)
 
 
+def least(softness: Any) -> float:
+    """The smallest softness as far as it is known: 0 where it is traced."""
+    known = softness is not None and is_concrete(softness) and np.size(softness) > 0
+    return float(np.min(np.asarray(softness))) if known else 0.0
+
+
 def _softness_range(dtype: Any) -> tuple[float, float]:
     """From the smallest normal number to half of the largest: a ramp at 0 is up to 5/4 of the softness."""
     return float(jnp.finfo(dtype).tiny), float(jnp.finfo(dtype).max) / 2

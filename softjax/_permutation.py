@@ -210,7 +210,8 @@ class SoftPermutation:
         tau = _check.softness(self.softness, batch, dtype, against="the keys without their last axis")
         if self.standardize:
             _check.no_infinities(self.keys)
-        return replace(self, softness=jnp.broadcast_to(tau, batch))
+        method = self.method.at_softness(_check.least(self.softness), self.standardize)
+        return replace(self, softness=jnp.broadcast_to(tau, batch), method=method)
 
     def _prepared(self) -> Prepared:
         """The keys as a method can work on them."""
@@ -242,8 +243,9 @@ class SoftPermutation:
         batch = _check.batch("y", columns.shape[:-2], self.keys.shape[:-1])
         wide = jnp.promote_types(_check.compute_dtype(self.dtype), _check.compute_dtype(y.dtype))
         columns = jnp.broadcast_to(columns, (*batch, *columns.shape[-2:])).astype(wide)
-        softness = jnp.broadcast_to(self._checked().softness, batch).astype(wide)
-        p = replace(self, keys=jnp.broadcast_to(self.keys, (*batch, n)).astype(wide), softness=softness)
+        checked = self._checked()
+        softness = jnp.broadcast_to(checked.softness, batch).astype(wide)
+        p = replace(checked, keys=jnp.broadcast_to(self.keys, (*batch, n)).astype(wide), softness=softness)
         if transposed:
             out = p._product("transposed", p._prepared(), p._in_order(columns))
         else:
@@ -367,7 +369,9 @@ def soften(x: Array, layout: Layout, softness: Softness, how: Choice, *, descend
     tau = layout.softness(softness, dtype, hard=how.mode is None)
     if how.standardize:
         _check.no_infinities(x)
-    return SoftPermutation(layout.rows(x.astype(dtype)), tau, neighbours(0, layout.n), descending, *how)
+    method = how.method.at_softness(_check.least(softness), how.standardize)
+    ranks = neighbours(0, layout.n)
+    return SoftPermutation(layout.rows(x.astype(dtype)), tau, ranks, descending, how.mode, method, how.standardize)
 
 
 def soft_permutation(
@@ -397,4 +401,5 @@ def soft_permutation(
     """
     how = chosen(mode, method, standardize, implementation)
     x, layout = layout_along(_check.real("a", a), axis)
-    return replace(soften(x, layout, softness, how), keys=layout.rows(x))
+    # Leaves may change, so that nothing is known of them.
+    return replace(soften(x, layout, softness, how), keys=layout.rows(x), method=how.method)

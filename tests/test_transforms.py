@@ -69,7 +69,7 @@ def test_gradient_of_a_batch_of_batches(mode, method):
         loss = lambda a, operator=operator: jnp.sum(jnp.sin(operator(a)))
         flat = jax.grad(loss)(x.reshape(6, 8))
         np.testing.assert_allclose(jax.grad(loss)(x).reshape(6, 8), flat, rtol=0, atol=1e-6)
-        mapped = jax.grad(lambda a: jnp.sum(jax.vmap(loss)(a)))(x)
+        mapped = jax.grad(lambda a, loss=loss: jnp.sum(jax.vmap(loss)(a)))(x)
         np.testing.assert_allclose(mapped.reshape(6, 8), flat, rtol=0, atol=1e-6)
 
 

@@ -29,11 +29,12 @@ class SolverInfo(NamedTuple):
     """How a solver of marginals fared, one entry for each row of the batch.
 
     `iterations` counts its steps; `marginal_error` is the largest difference between what an anchor receives and its
-    mass, in elements.
+    mass, in elements. `points` is how many stood for the keys, 0 where these were taken as they are.
     """
 
     iterations: Int[Array, "*batch"]
     marginal_error: Float[Array, "*batch"]
+    points: Int[Array, "*batch"] | None = None
 
 
 class AbstractMethod(abc.ABC):
@@ -62,6 +63,10 @@ class AbstractMethod(abc.ABC):
     @property
     def definition(self) -> "AbstractMethod":
         """The same by rows that are written out: `implementation="dense"`."""
+        return self
+
+    def at_softness(self, least: float, standardize: bool) -> "AbstractMethod":
+        """The same where the softness is known to be at least so much, of keys that are standardised or not."""
         return self
 
     @abc.abstractmethod

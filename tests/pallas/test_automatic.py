@@ -150,7 +150,7 @@ def test_exported_programs_hold_a_kernel_for_each_platform():
     )
     assert kernels_in(program.mlir_module()) == ["transport_forward", "transport_backward"]
     x = np.random.default_rng(0).normal(size=LARGE).astype(np.float32)
-    np.testing.assert_allclose(program.call(x), jax.jit(jax.grad(top_k))(x), atol=2e-6)
+    np.testing.assert_allclose(program.call(x), jax.jit(jax.grad(top_k))(x), atol=5e-6)
 
 
 def test_checkpoint_forward_mode_and_second_derivatives_are_those_of_plain_jax():

@@ -271,15 +271,16 @@ def _solve(h: Array, rhs: Potentials, damping: Array) -> Potentials:
     pinned = h + level[:, None, None] / k + damping[:, None, None] * identity
     product = lambda v: jnp.sum(pinned * v[:, None, :], axis=-1)
 
-    def solve(_, rhs):
-        # A TPU's factorisation is one call for the whole batch, which XLA does not split over devices: it would gather.
-        return lax.platform_dependent(pinned, rhs, tpu=_eliminate, default=_by_cholesky)
+    return lax.custom_linear_solve(product, rhs, lambda _, rhs: solve_definite(pinned, rhs), symmetric=True)
 
-    return lax.custom_linear_solve(product, rhs, solve, symmetric=True)
+
+def solve_definite(matrix: Array, rhs: Potentials) -> Potentials:
+    """matrix^-1 rhs for a symmetric positive definite matrix."""
+    # A TPU's factorisation is one call for the whole batch, which XLA does not split over devices: it would gather.
+    return lax.platform_dependent(matrix, rhs, tpu=_eliminate, default=_by_cholesky)
 
 
 def _by_cholesky(matrix: Array, rhs: Potentials) -> Potentials:
-    """matrix^-1 rhs for a symmetric positive definite matrix."""
     factor = lax.linalg.cholesky(matrix, symmetrize_input=False)
     half = lax.linalg.triangular_solve(factor, rhs[..., None], left_side=True, lower=True)
     return lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[..., 0]

@@ -1,0 +1,215 @@
+"""Transport on points in place of the keys: values and gradients against the dense form in float64, and its path."""
+
+import functools
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import x64
+
+import softjax as sj
+from softjax._methods.ot.chebyshev import Interpolated, NodeWeights, lagrange, points
+from softjax._primitive import Target
+
+N = 300
+
+
+def kinds(n):
+    """One row of each kind, as float32 holds it."""
+    rng = np.random.default_rng(n)
+    half = n // 2
+    rows = {
+        "normal": rng.normal(size=n),
+        "uniform": rng.uniform(size=n) + 5,
+        "tied": rng.integers(0, 8, n),
+        "two": np.arange(n) % 2,
+        "gap": np.concatenate([rng.normal(size=half), rng.normal(size=n - half) + 50]),
+        "heavy tails": rng.standard_cauchy(size=n),
+        "skewed": rng.exponential(size=n) ** 2,
+        "outliers": np.concatenate([[-1e4, 1e4], rng.normal(size=n - 2)]),
+        "one outlier": np.concatenate([np.zeros(n - 1), [1.0]]),
+        "constant": np.full(n, 2.0),
+    }
+    return np.stack(list(rows.values())).astype(np.float32), list(rows)
+
+
+OPERATORS = {
+    "sort": lambda x, **how: sj.sort(x, **how),
+    "rank": lambda x, **how: sj.rank(x, axis=-1, **how) / x.shape[-1],
+    **{f"top_k {k}": lambda x, k=k, **how: sj.top_k(x, k, **how)[0] for k in (1, 2, 32, N // 2, N - 1, N)},
+    "argtop_k": lambda x, **how: sj.argtop_k(x, 5, **how),
+    "argsort": lambda x, **how: sj.argsort(x, **how),
+    "max": lambda x, **how: sj.max(x, axis=-1, **how),
+    "min": lambda x, **how: sj.min(x, axis=-1, **how),
+    "argmax": lambda x, **how: sj.argmax(x, axis=-1, **how),
+    "quantiles": lambda x, **how: sj.quantile(x, jnp.asarray([0.0, 0.3, 1.0]), axis=-1, **how).T,
+    "median": lambda x, **how: sj.median(x, axis=-1, **how),
+    **{f"mask {k:g}": lambda x, k=k, **how: sj.top_k_mask(x, k, **how) for k in (0, 1, N / 7.3, N - 0.5, N)},
+    "payload": lambda x, **how: sj.sort((x, jnp.stack([jnp.cos(x), x / 1e4], -1)), **how)[1],
+}
+QUICK = {"sort", "rank", "top_k 2", "top_k 150", "quantiles", "mask 41.0959", "payload"}
+
+
+def gradient_and_value(operator, implementation):
+    """(x, softness) -> the gradient of a weighted sum of the operator's value, and the value."""
+
+    def loss(x, softness):
+        y = operator(x, method="ot", softness=softness, implementation=implementation)
+        weights = np.random.default_rng(1).normal(size=(1, *y.shape[1:]))
+        return jnp.sum(y * jnp.asarray(weights, y.dtype)), y
+
+    return jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)  # softness is to be known
+
+
+@pytest.mark.parametrize("softness", [0.1, 0.5, 10.0])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=cases.slow_unless(name in QUICK)) for name in OPERATORS])
+def test_parity(name, softness):
+    """Values within 2e-5 of the row's spread, gradients within 2e-4 of their largest entry, of rows of every kind."""
+    x, names = kinds(N)
+    found = []
+    for dtype, implementation in ((np.float64, "dense"), (np.float32, "xla")):
+        with x64():
+            both = gradient_and_value(OPERATORS[name], implementation)(jnp.asarray(x, dtype), softness)
+            found.append([np.asarray(a, np.float64).reshape(len(x), -1) for a in both])
+    (gradient, value), (own_gradient, own_value) = found
+    of_values = name.startswith(("sort", "top_k", "max", "min", "quantiles", "median"))
+    spread = np.maximum(np.ptp(x.astype(float), axis=1), 1e-3) if of_values else np.ones(len(x))
+    for row, off in zip(names, np.abs(value - own_value).max(axis=1) / spread, strict=True):
+        assert off < 2e-5, row
+    largest = np.maximum(np.abs(gradient).max(axis=1), 1e-5)
+    for row, off in zip(names, np.abs(gradient - own_gradient).max(axis=1) / largest, strict=True):
+        assert off < 2e-4, row
+
+
+def test_the_path():
+    """Known softness runs on points, without a sort; another does not."""
+    x = jnp.zeros((2, N))
+    for operator in (sj.sort, lambda x, **how: sj.top_k(x, 8, **how)[0], lambda x, **how: sj.top_k_mask(x, 8, **how)):
+        gradient = lambda x, softness, operator=operator: jax.grad(
+            lambda x: jnp.sum(operator(x, method="ot", softness=softness))
+        )(x)
+        assert "stablehlo.sort" not in jax.jit(functools.partial(gradient, softness=0.1)).lower(x).as_text()
+        for steep in (0.09, jnp.float32(0.1)):
+            text = jax.jit(gradient).lower(x, jnp.float32(steep)).as_text()
+            assert "stablehlo.sort" in text
+    info = sj.soft_permutation(jnp.asarray(kinds(N)[0]), method="ot")[-32:].solver_info()
+    assert (info.points == 48).all() and (info.iterations < 12).all() and (info.marginal_error < 1e-2).all()
+    assert (sj.soft_permutation(x, method="ot", softness=0.05).solver_info().points == 0).all()
+
+
+def test_transposed_products():
+    """P.T @ y and y @ P of a run of ranks, and of all."""
+    x, y = jnp.asarray(kinds(N)[0]), np.random.default_rng(0).normal(size=(N, 2)).astype(np.float32)
+    p = sj.soft_permutation(x, method="ot")
+    for some in (p, p[-40:], p[100:120], p[:200]):
+        rows = len(some)
+        np.testing.assert_allclose(some.T @ y[:rows], some.todense().swapaxes(1, 2) @ y[:rows], rtol=0, atol=5e-5)
+        np.testing.assert_allclose(some @ y, some.todense() @ y, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("name", ["sort", "rank", "top_k 2", "mask 41.0959", "quantiles"])
+def test_second_derivatives(name):
+    """Forward over reverse and reverse over reverse, in float64."""
+    with x64():
+        rng = np.random.default_rng(0)
+        x, direction = (jnp.asarray(rng.normal(size=(1, N))) for _ in range(2))
+
+        def products(implementation):
+            operator = functools.partial(OPERATORS[name], method="ot", implementation=implementation)
+            gradient = jax.grad(lambda x: jnp.sum(jnp.sin(operator(x))))
+            forward = jax.jvp(gradient, (x,), (direction,))[1]
+            return forward, jax.grad(lambda x: jnp.vdot(gradient(x), direction))(x)
+
+        (want, _), own = jax.jit(products, static_argnums=0)("dense"), jax.jit(products, static_argnums=0)("xla")
+        for found in own:
+            np.testing.assert_allclose(found, want, rtol=0, atol=1e-8 * np.abs(want).max())
+
+
+def test_rows_are_their_own():
+    """A row with a NaN is NaN, those beside it are what they are alone and mapped."""
+    x = kinds(N)[0]
+    spoiled = np.concatenate([x, np.full((1, N), np.nan, np.float32)])
+    spoiled[-1, 1:] = 0
+    for operator in (sj.sort, lambda x, **how: sj.top_k_mask(x, 7, **how), lambda x, **how: sj.top_k(x, 3, **how)[0]):
+        run = jax.jit(functools.partial(operator, method="ot"))
+        out = run(jnp.asarray(spoiled))
+        assert np.isnan(out[-1]).all()
+        mapped = jax.jit(jax.vmap(functools.partial(operator, method="ot")))(jnp.asarray(x))
+        for row, *others in zip(run(jnp.asarray(x)), out[:-1], mapped, x, strict=True):
+            atol = 2e-6 * max(1, np.ptp(others.pop()))
+            for other in others:
+                np.testing.assert_allclose(other, row, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", ["sort", "top_k 32", "median"])
+def test_continuous_where_it_begins(name):
+    """On both sides of the least softness that runs on points."""
+    x = jnp.asarray(kinds(N)[0])
+    below, above = (OPERATORS[name](x, method="ot", softness=s) for s in (np.nextafter(np.float32(0.1), 0), 0.1))
+    spread = np.maximum(np.ptp(np.asarray(x), axis=1), 1)
+    assert (np.abs(above - below).reshape(len(x), -1).max(axis=1) < 2e-5 * spread).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_of_16_bits(dtype):
+    """Computed in float32 and rounded once."""
+    x = jnp.asarray(kinds(N)[0][:4], dtype)
+    for operator in (sj.sort, lambda x, **how: sj.top_k(x, 9, **how)[0]):
+        out = operator(x, method="ot")
+        assert out.dtype == dtype
+        wide = operator(x.astype(jnp.float32), method="ot").astype(dtype)
+        np.testing.assert_array_equal(out.astype(np.float32), wide.astype(np.float32))
+
+
+@pytest.mark.parametrize("generations", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_the_worst_keys(generations):
+    """Whatever atoms a search finds that makes errors large, they stay below what parity asks for."""
+    n, candidates, rng = 256, 64, np.random.default_rng(generations)
+    operators = [lambda x, **how: sj.sort(x, **how)]
+    for k in (1, 16):
+        operators.append(lambda x, k=k, **how: sj.top_k(x, k, **how)[0])
+    operators.append(lambda x, **how: sj.median(x, axis=-1, **how)[:, None])
+    for operator in operators:
+        exact, own = (jax.jit(functools.partial(operator, method="ot", implementation=i)) for i in ("dense", "xla"))
+
+        def errors(genes, exact=exact, own=own):
+            places, sizes = np.cumsum(np.exp(genes[:, :6]), axis=1), np.exp(genes[:, 6:])
+            ends = np.cumsum(sizes, axis=1) / np.sum(sizes, axis=1, keepdims=True)
+            at = np.array([np.searchsorted(row, (np.arange(n) + 0.5) / n) for row in ends])
+            x = np.take_along_axis(places, np.minimum(at, 5), axis=1)
+            deviation = np.maximum(x.std(axis=1, keepdims=True), 1e-9)
+            x = ((x - x.mean(axis=1, keepdims=True)) / deviation).astype(np.float32)  # no digits are lost to its place
+            spread = np.ptp(x.astype(float), axis=1)
+            with x64():
+                off = np.abs(np.asarray(exact(jnp.asarray(x, np.float64))) - np.asarray(own(jnp.asarray(x))))
+            return off.max(axis=1) / np.maximum(spread, 1e-6)
+
+        genes = rng.normal(size=(candidates, 12)) * 2
+        for _ in range(generations):
+            off = errors(genes)
+            assert np.nanmax(off) < 2e-5 and not np.isnan(off).any()
+            best = genes[np.argsort(off)[-candidates // 4 :]]
+            genes = np.concatenate([best] * 4) + rng.normal(size=genes.shape) * rng.exponential(0.5, (candidates, 1))
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 300, 5_000])
+def test_weights_of_points(panels, n):
+    """Weights are sums over keys of Lagrange polynomials, whichever way; interpolation is the transpose."""
+    rng = np.random.default_rng(n)
+    with x64():
+        t, v = jnp.asarray(rng.uniform(-1, 1, (2, n))), jnp.asarray(rng.normal(size=(2, 3, n)))
+        t = t.at[:, 0].set(1.0)
+        values = jnp.asarray(rng.normal(size=(2, 3, len(points(panels)))))
+        basis = np.stack([lagrange(row, panels) for row in np.asarray(t)])
+        for target in (None, Target("cpu")):
+            (w,), (y,) = (
+                operator(panels).run_on(target, t, a) for operator, a in ((NodeWeights, v), (Interpolated, values))
+            )
+            np.testing.assert_allclose(w, np.einsum("bdn,bmn->bdm", v, basis), rtol=0, atol=1e-12 * n)
+            np.testing.assert_allclose(y, np.einsum("bdm,bmn->bdn", values, basis), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(jnp.vdot(w, values), jnp.vdot(v, y), rtol=1e-9)
+    places = points(panels)
+    np.testing.assert_allclose(lagrange(places, panels), np.eye(len(places)), atol=1e-13)
