@@ -58,7 +58,7 @@ class Anchors(NamedTuple):
     places: Any
     shares: np.ndarray
     masses: Any
-    coarse: np.ndarray
+    coarse: Any
     run: slice
     size: int
     many: bool = False
@@ -81,7 +81,9 @@ def anchors(ranks: range, n: int, panels: int) -> Anchors:
     coarse = np.cos(np.outer(np.arccos(np.clip(along, -1, 1)), np.arange(min(_COARSE, len(along)))))
     coarse = np.pad(coarse, ((int(before), int(behind)), (0, int(before and behind))))
     if before and behind:
-        coarse[-1, -1] = 1
+        coarse[0 if ranks.start < n - ranks.stop else -1, -1] = (
+            1  # the larger one has few digits for a small one's mass
+        )
     elif not (before or behind):
         coarse = coarse[:, 1:]  # potentials that all move alike move nothing
     shares, masses = around(1, shares, 1), around(ranks.start, np.ones(len(wanted)), n - ranks.stop)
@@ -100,11 +102,10 @@ def anchors_of_one(rank: Array, n: int) -> Anchors:
     """The same for one rank, which may be traced: beside the first or the last one a filler is next to empty."""
     none, one = jnp.zeros_like(rank), jnp.ones_like(rank)
     masses = jnp.maximum(jnp.concatenate([rank, one, n - 1 - rank]), 8 * jnp.finfo(rank.dtype).eps)
-    place = jnp.where(rank <= 0, none, jnp.where(rank >= n - 1, one, one / 2))
-    coarse = np.eye(3)[:, ::2]
-    return Anchors(
-        jnp.concatenate([none, place, one]), np.ones(3), masses * (n / jnp.sum(masses)), coarse, slice(1, 2), 1
-    )
+    place = (1 + jnp.sign(rank) + jnp.sign(rank - (n - 1))) / 2  # at its empty neighbour's
+    smaller = jnp.where(rank < n - 1 - rank, one, none)  # the other filler has few digits for a rank's mass
+    coarse = jnp.stack([jnp.concatenate([none, one, none]), jnp.concatenate([smaller, none, 1 - smaller])], axis=1)
+    return Anchors(jnp.concatenate([none, place, one]), np.ones(3), masses, coarse, slice(1, 2), 1)
 
 
 class Sums(NamedTuple):
@@ -164,8 +165,7 @@ def _lift(nodes: Nodes) -> Plan:
 
 def plan(psi: Potentials, nodes: Nodes) -> Plan:
     """What an anchor receives of each key, a density along the anchors: sums with `shares` are 1."""
-    top = lax.stop_gradient(jnp.max(psi, axis=1))
-    e = jnp.exp(psi[:, :, None] - top[:, None, None] + _lift(nodes))
+    e = jnp.exp(psi[:, :, None] + _lift(nodes))  # exponents are a few dozen at most: tau is a tenth
     return e / _sum("bkm,k->bm", e, nodes.shares[0])[:, None, :]
 
 
@@ -417,9 +417,9 @@ def report(found: Compressed) -> tuple[Int[Array, ""], Float[Array, " batch"]]:
 def mask(y: Keys, k: PerRow, tau: PerRow, panels: int) -> Keys:
     """Transport to two anchors, of masses n - k and k: the upper one's column."""
     n = y.shape[1]
-    inside = jnp.clip(k, n * 2.0**-22, n * (1 - 2.0**-22))
+    some = (k > 0) & (k < n)
+    inside = jnp.where(some, jnp.clip(k, n * 2.0**-22, n * (1 - 2.0**-22)), jnp.full_like(k, n / 2))
     held = anchors(range(n - 1, n), n, panels)._replace(masses=jnp.stack([n - inside, inside], axis=1))
     found = solved(y, held, tau, panels)
     out = jax.nn.sigmoid((found.psi[:, 1] - found.psi[:, 0])[:, None] + 2 * found.keys / tau[:, None])
-    full, empty = (k >= n)[:, None], (k <= 0)[:, None]
-    return jnp.where(full, jnp.ones_like(out), jnp.where(empty, jnp.zeros_like(out), out))
+    return jnp.where(some[:, None], out, jnp.broadcast_to((k >= n)[:, None], out.shape).astype(out.dtype))
