@@ -141,7 +141,7 @@ _MANY_KEYS = 256
 _PANELS = {32: (3, 2), 64: (12, 6)}
 """Bits of a float -> how many panels of points are enough for few anchors, and for many, whose plan is smoother.
 
-For the worst keys that a search finds the points alone err by 4e-6 of the row's spread, and 2e-8, in exact arithmetic."""
+For the worst keys that a search finds points alone err by 4e-6 of the row's spread, and 2e-8, in exact arithmetic."""
 _GENTLE = 0.1
 """At this softness of standardised keys points are known to be enough, however the keys lie."""
 
