@@ -143,6 +143,22 @@ def test_rows_are_their_own():
                 np.testing.assert_allclose(other, row, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("scale", [1e30, 1e35, 1e37])
+def test_large_numbers(scale):
+    """Sums over many large keys or payloads do not overflow: values scale, and gradients stay, of keys up to 1e30."""
+    x = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+    for operator in (
+        lambda x: sj.sort(x, method="ot"),
+        lambda x: sj.max(x, method="ot"),
+        lambda x: sj.sort((x / jnp.max(jnp.abs(x)), x), method="ot")[1],
+    ):
+        both = jax.jit(jax.value_and_grad(lambda x, operator=operator: jnp.ravel(operator(x))[0]))
+        (value, gradient), (large, own) = both(jnp.asarray(x)), both(jnp.asarray(x * np.float32(scale)))
+        np.testing.assert_allclose(large / scale, value, rtol=1e-4)
+        if scale <= 1e30:
+            np.testing.assert_allclose(own, gradient, rtol=0, atol=1e-4 * np.abs(gradient).max())
+
+
 @pytest.mark.parametrize("name", ["sort", "top_k 32", "median"])
 def test_continuous_where_it_begins(name):
     """On both sides of the least softness that runs on points."""

@@ -150,6 +150,7 @@ def test_exported_programs_hold_a_kernel_for_each_platform():
     )
     assert kernels_in(program.mlir_module()) == ["transport_forward", "transport_backward"]
     x = np.random.default_rng(0).normal(size=LARGE).astype(np.float32)
+    # Float32 sums in another order: an exported program takes all keys at once, a CPU's own a chunk at a time.
     np.testing.assert_allclose(program.call(x), jax.jit(jax.grad(top_k))(x), atol=5e-6)
 
 

@@ -9,8 +9,7 @@ The potentials are found by Sinkhorn's update, corrected on a coarse space. An u
 the Hessian were its diagonal; what that leaves is smooth along the anchors, because the plan is, and a few
 polynomials hold it (two-level methods: Xu, "Iterative methods by space decomposition", 1992).
 
-A certificate says whether the points were enough: the last coefficients of the plan's columns, which any truncation
-exceeds by little, and the residual.
+How many points are enough is known beforehand, from the softness (`method`).
 """
 
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import numpy as np
 from jax import Array, lax
 
 from ..._modes import SMOOTH
+from ..._primitive import unit_of
 from ..._sharding import vary_alike
 from ..._types import Float, Int
 from ..base import Keys, PerRow
@@ -81,9 +81,8 @@ def anchors(ranks: range, n: int, panels: int) -> Anchors:
     coarse = np.cos(np.outer(np.arccos(np.clip(along, -1, 1)), np.arange(min(_COARSE, len(along)))))
     coarse = np.pad(coarse, ((int(before), int(behind)), (0, int(before and behind))))
     if before and behind:
-        coarse[0 if ranks.start < n - ranks.stop else -1, -1] = (
-            1  # the larger one has few digits for a small one's mass
-        )
+        # Of the smaller filler: the larger one's mass has few digits for that of a rank.
+        coarse[0 if ranks.start < n - ranks.stop else -1, -1] = 1
     elif not (before or behind):
         coarse = coarse[:, 1:]  # potentials that all move alike move nothing
     shares, masses = around(1, shares, 1), around(ranks.start, np.ones(len(wanted)), n - ranks.stop)
@@ -279,7 +278,7 @@ def _response(p: Plan, nodes: Nodes, rhs: Potentials) -> Potentials:
 
 class Compressed(NamedTuple):
     """A solved problem: its anchors, the keys from the middle of their range and as places in [-1, 1], the sums over
-    them, the points with their potentials, the plan there, and the middle of the payload."""
+    them, the points with their potentials, the plan there, and the middle and the unit of the payload."""
 
     held: Anchors
     keys: Keys
@@ -289,11 +288,12 @@ class Compressed(NamedTuple):
     psi: Potentials
     p: Plan
     middle: Float[Array, "batch 1 d"]
+    unit: Float[Array, "batch 1 d"]
 
     def values(self) -> Float[Array, "batch r d"]:
         """Rows of P times the payload."""
         values = (collected(self.p, self.columns, self.nodes) / self._mass)[:, self.held.run]
-        return (self._at_ranks(values) if self.held.many else values) + self.middle
+        return (self._at_ranks(values) if self.held.many else values) * self.unit + self.middle
 
     def rows(self) -> Float[Array, "batch r n"]:
         """Rows of P."""
@@ -382,7 +382,9 @@ def solved(
         payload = jnp.zeros((*y.shape, 0), y.dtype)
     # Rows sum to 1: no payload's place enters, but by rounding.
     middle = lax.stop_gradient(jnp.sum(payload * (1 / y.shape[1]), axis=1, keepdims=True))
-    every = sums_over(t, jnp.swapaxes(payload - middle, 1, 2), panels)
+    offsets = payload - middle
+    unit = unit_of(jnp.max(jnp.abs(lax.stop_gradient(offsets)), axis=1, keepdims=True))  # no sum overflows
+    every = sums_over(t, jnp.swapaxes(offsets / unit, 1, 2), panels)
     counts, rest = every.part(slice(1)), every.part(slice(1, None))
     masses = jnp.broadcast_to(array(held.masses), (y.shape[0], held.masses.shape[-1]))
     nodes = Nodes(
@@ -395,7 +397,7 @@ def solved(
         array(held.coarse),
     )
     psi = potentials(_rounds(held), nodes)
-    return Compressed(held, keys, t, rest, nodes, psi, plan(psi, nodes), middle)
+    return Compressed(held, keys, t, rest, nodes, psi, plan(psi, nodes), middle, unit)
 
 
 def _rounds(held: Anchors) -> int:
