@@ -70,15 +70,16 @@ class _TopK(Operator):
     fixed = 1
 
     def run(self, *args):
-        return tuple(lax.top_k(args[0], self.k))
+        # A barrier, or XLA finds slices of a sort in what uses the results, and sorts all.
+        return lax.optimization_barrier(tuple(lax.top_k(args[0], self.k)))
 
     def tangent(self, fixed, moving, dfixed, out):
         return gather(dfixed[0], out[1]), out[1]
 
 
-def largest(x: Keys, k: int) -> Float[Array, "batch k"]:
-    """The k largest keys of every row, descending."""
-    return _TopK(k)(x)[0]
+def top_k(x: Keys, k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
+    """The k largest keys of every row, descending, and the index each came from."""
+    return _TopK(k)(x)
 
 
 def gather(x: Array, index: Int[Array, "*batch r"]) -> Array:
@@ -93,15 +94,17 @@ def _gather_row(x: Float[Array, "n *d"], index: Int[Array, " r"]) -> Float[Array
     return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-def unsort(y: Float[Array, "batch n *d"], permutation: Int[Array, "batch n"]) -> Float[Array, "batch n *d"]:
-    """The inverse of `gather` by a permutation: values in sorted order back to their elements."""
-    return jax.vmap(_unsort_row)(y, permutation)
+def unsort(y: Float[Array, "batch r *d"], index: Int[Array, "batch r"], n: Any = None) -> Float[Array, "batch n *d"]:
+    """The inverse of `gather` by a permutation: values in sorted order back to their elements.
+
+    Where the index is of some of n elements, the others are 0."""
+    return jax.vmap(partial(_unsort_row, n=y.shape[1] if n is None else n))(y, index)
 
 
-def _unsort_row(y: Float[Array, "n *d"], permutation: Int[Array, " n"]) -> Float[Array, "n *d"]:
+def _unsort_row(y: Float[Array, "r *d"], index: Int[Array, " r"], n: Any) -> Float[Array, "n *d"]:
     return (
-        jnp.zeros_like(y)
-        .at[permutation]
+        jnp.zeros((n, *y.shape[1:]), y.dtype)
+        .at[index]
         .set(y, unique_indices=True, mode="promise_in_bounds", wrap_negative_indices=False)
     )
 

@@ -64,12 +64,12 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
 def restored(soft: Float[Array, "batch r"], prepared: Prepared) -> Float[Array, "batch r"]:
     """Soft values of `prepared.finite` as soft values of the input."""
     fixed, most = lax.stop_gradient(soft), float(jnp.finfo(soft.dtype).max)
-    lifted = with_slope_of(soft, jnp.clip(fixed * prepared.lift, -most, most))
+    value = jnp.clip(fixed * prepared.lift, -most, most)
     if prepared.standard is not None:
-        return lifted
+        return with_slope_of(soft, value)
     size = jnp.abs(fixed)
-    out = jnp.where(size > most / 2.0**80, lifted, soft)
-    return jnp.where(size > prepared.bound, fixed * jnp.inf, out)
+    value, infinite = jnp.where(size > most / 2.0**80, value, fixed), size > prepared.bound
+    return with_slope_of(jnp.where(infinite, jnp.zeros_like(soft), soft), jnp.where(infinite, fixed * jnp.inf, value))
 
 
 @jax.custom_jvp
@@ -122,13 +122,12 @@ def _brought_nearer(x: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
         a[..., None] for a in lax.reduce(kinds, (np.zeros((), x.dtype),) * 3, larger, (x.ndim - 1,))
     )
     fits = (largest > _limit(x.dtype)) & (jnp.maximum(others, tau * 2.0**20) < most / 2.0**84)
-    scale = jnp.where(fits, 1 / _LIFT, jnp.ones_like(top))
-    largest = largest * scale
+    largest = jnp.where(fits, largest / _LIFT, largest)
     place = jnp.where(fits, most / 2.0**42, jnp.minimum(3 * largest + 1000 * tau, most / 8))
     bound = jnp.where(jnp.isinf(top), largest + (place - largest) / (4 * x.shape[-1]), most)
-    largest, scale, bound, place = lax.optimization_barrier((largest, scale, bound, place))
-    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, with_slope_of(x, x * scale))
-    return jnp.where(far, moved, x), largest, 1 / scale, bound
+    largest, fits, bound, place = lax.optimization_barrier((largest, fits, bound, place))
+    moved = jnp.where(jnp.isinf(x), jnp.sign(x) * place, with_slope_of(x, x * jnp.where(fits, 1 / _LIFT, 1)))
+    return jnp.where(far, moved, x), largest, jnp.where(fits, _LIFT, jnp.ones_like(top)), bound
 
 
 def _in_range(tau: PerRow, largest: PerRow, n: int) -> PerRow:
@@ -147,6 +146,16 @@ def spoiled(tau: PerRow) -> PerRow:
     A compiler's vectorised exponential may make a number of NaN.
     """
     return jnp.where(tau > 0, jnp.zeros_like(tau), jnp.full_like(tau, jnp.nan))
+
+
+def nearest_zero(v: Float[Array, "batch n *d"]) -> Float[Array, "batch 1 *d"]:
+    """The number within each column's range that is nearest to zero, without a derivative.
+
+    Averages of what remains when it is taken away keep their digits, of a column far from zero as of one that is near
+    zero in some rows and far from it in others.
+    """
+    v = lax.stop_gradient(v)
+    return jnp.clip(0, jnp.min(v, axis=1, keepdims=True), jnp.max(v, axis=1, keepdims=True))
 
 
 def knots(s: Keys, tau: PerRow) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:

@@ -9,7 +9,7 @@ from jax import Array, lax
 from ..._modes import Mode
 from ..._types import Float
 from ..base import AbstractMethod, Keys, PerRow, Ranks, count, multiply
-from ..hard_sort import largest, pick
+from ..hard_sort import pick, top_k
 from ..preprocess import spoiled
 
 
@@ -21,7 +21,7 @@ def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
         if wanted == 1 and ranks.start in (0, n - 1):
             return (jnp.max if ranks.start else jnp.min)(x, axis=-1, keepdims=True)
         if ranks.stop == n and isinstance(n, int) and wanted <= n // 4:
-            return largest(x, wanted)[:, ::-1]
+            return top_k(x, wanted)[0][:, ::-1]
     return pick(jnp.sort(x, axis=-1), ranks)
 
 

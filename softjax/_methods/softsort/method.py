@@ -10,18 +10,18 @@ from ..._dispatch import by_kernels
 from ..._modes import Mode
 from ..._types import Float
 from ..base import AbstractMethod, Keys, PerRow, Ranks, at_most, count
-from . import definition, smooth, sparse
+from . import definition, largest, smooth, sparse
 from .definition import DEFINITION
 
 _FEW = 16
 """Up to this many rows are cheaper one by one, O(n) each, than all of them at once."""
 
 
-def _many(x: Keys, mode: Mode) -> Any:
-    """What serves many rows of these keys. Windows are found by halving and doubling, which no symbol counts."""
+def _many(n: Any, mode: Mode) -> Any:
+    """What serves all rows. Windows are found by halving and doubling, which no symbol counts."""
     if mode.degree is None:
         return smooth
-    return sparse if isinstance(x.shape[-1], int) else DEFINITION
+    return sparse if isinstance(n, int) else DEFINITION
 
 
 @final
@@ -41,8 +41,8 @@ class SoftSort(AbstractMethod):
         return DEFINITION
 
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
-        """Are these few?"""
-        return at_most(_FEW, count(ranks))
+        """Are these few, away from the ends?"""
+        return at_most(_FEW, count(ranks)) and not largest.serves(n, ranks)
 
     @by_kernels
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -51,15 +51,18 @@ class SoftSort(AbstractMethod):
     def apply(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
-        form = DEFINITION if self.writes_rows(x.shape[-1], ranks) else _many(x, mode)
+        n = x.shape[-1]
+        if payload is None and mode.degree is None and largest.serves(n, ranks):
+            return largest.values(x, ranks, tau, mode)[:, :, None]
+        form = DEFINITION if at_most(_FEW, count(ranks)) else _many(n, mode)
         return form.apply(x, ranks, payload, tau, mode)
 
     def transposed(
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
     ) -> Float[Array, "batch n d"]:
-        by_rows = isinstance(ranks, jax.Array) or self.writes_rows(x.shape[-1], ranks)
-        return (DEFINITION if by_rows else _many(x, mode)).transposed(x, ranks, y, tau, mode)
+        by_rows = isinstance(ranks, jax.Array) or at_most(_FEW, count(ranks))
+        return (DEFINITION if by_rows else _many(x.shape[-1], mode)).transposed(x, ranks, y, tau, mode)
 
     def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Keys:
         """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
-        return _many(x, mode).rank(x, tau, mode)
+        return _many(x.shape[-1], mode).rank(x, tau, mode)

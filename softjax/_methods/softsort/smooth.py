@@ -6,13 +6,13 @@ one recurrence.
 """
 
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from ..._modes import Mode
 from ..._types import Float
 from ..base import Keys, PerRow, Ranks
 from ..hard_sort import gather, pick, sort_with_permutation, unpick, unsort
-from ..preprocess import spoiled
+from ..preprocess import nearest_zero, spoiled
 from ..ties import mean_positions
 from .linear_recurrence import both_sides
 
@@ -30,16 +30,7 @@ def apply(
     """Rows of P times the payload, or times the keys themselves."""
     s, permutation = sort_with_permutation(x)
     v = s[:, :, None] if payload is None else gather(payload, permutation)
-    # Averages of offsets from the row's middle keep the digits of a payload far from zero. One that begins at zero has
-    # none to lose, and keeps its zeros.
-    half = v.shape[1] // 2
-    middle = lax.stop_gradient(lax.slice_in_dim(v, half, half + 1, axis=1))
-    if payload is None:
-        # A key so large that the next float is out of reach has ties only, and needs no middle.
-        alone = jnp.abs(v) * (float(jnp.finfo(v.dtype).eps) / 4) > mode.reach * tau[:, None, None]
-        middle = lax.stop_gradient(jnp.where(alone, v, middle))
-    else:
-        middle = jnp.where(lax.stop_gradient(jnp.min(v, axis=1, keepdims=True)) == 0, jnp.zeros_like(middle), middle)
+    middle = nearest_zero(v)
     return pick(_averages(s, tau, v - middle, mode) + middle, ranks)
 
 
