@@ -21,6 +21,8 @@ def _ratio(side: Sequence[float], over: Sequence[float]) -> float:
 FIGURES: dict[str, Callable[[dict], float]] = {
     "forward": lambda r: _ratio(r["seconds"]["forward"], r["seconds"]["sort"]),
     "value and gradient": lambda r: _ratio(r["seconds"]["gradient"], r["seconds"]["sort"]),
+    "forward, x hard": lambda r: _ratio(r["seconds"]["forward"], r["seconds"]["hard"]),
+    "value and gradient, x hard": lambda r: _ratio(r["seconds"]["gradient"], r["seconds"]["hard"]),
     "times faster, value and gradient": lambda r: _ratio(
         r["seconds"]["release"]["gradient"], r["seconds"]["softjax"]["gradient"]
     ),
@@ -28,7 +30,7 @@ FIGURES: dict[str, Callable[[dict], float]] = {
     "share of finite gradients, float32": lambda r: float(r["sides"]["softjax"]["finite"]),
     "growth of temporary memory": lambda r: r["temporary_bytes"][1] / r["temporary_bytes"][0],
 }
-"""What is read from a record. The first two are multiples of `jnp.sort`'s time on the same array."""
+"""What is read from a record. Multiples are of `jnp.sort`'s time on the same array, or of JAX's own operator's."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,14 @@ class Bar:
     limit: float
     shape: tuple[int, ...] | None = None
     at_least: bool = False
+    softness: float = 0.1
 
     def of(self, record: dict) -> bool:
         """Is the record of this bar's case?"""
-        return record["case"] == self.case and (self.shape is None or list(self.shape) == record["shape"])
+        if self.shape is None:
+            return record["case"] == self.case
+        found = record["case"], tuple(record["shape"]), record.get("softness", 0.1)
+        return found == (self.case, self.shape, self.softness)
 
     def measured(self, records: Records) -> float | None:
         """The figure, or None where the case was not measured."""
@@ -81,6 +87,34 @@ NEURALSORT = [
     Bar("bench", "neuralsort sort", _GRADIENT, 40.0, (65_536,)),
 ]
 
+
+def _beside_hard(case: str, shape: tuple[int, ...], limits: tuple[float, float], softness: float = 0.1) -> list[Bar]:
+    figures = ("forward, x hard", "value and gradient, x hard")
+    return [Bar("bench", case, *bar, shape, softness=softness) for bar in zip(figures, limits, strict=True)]
+
+
+BELOW_HARD = [
+    bar
+    for case in (
+        *(("softsort top_k", shape, (1.6, 2.5)) for shape in BIG[:2]),
+        *(("softsort top_32", shape, (1.6, 2.5)) for shape in BIG[:2]),
+        ("ot top_32", (16, 4_096), (6.0, 16.0)),
+        ("ot top_32", (16, 4_096), (12.0, 30.0), 0.03),
+        ("ot top_32", (64, 16_384), (8.0, 20.0)),
+        ("ot mask_32", (64, 16_384), (8.0, 11.0)),
+    )
+    for bar in _beside_hard(*case)
+] + [
+    Bar("bench", f"ot {operator}", figure, limit, shape)
+    for operator, shape, limits in (
+        ("sort", (4, 1_024), (1.0, 3.0)),
+        ("quantile", (64, 16_384), (0.25, 0.5)),
+        *((name, (n,), (0.2, 0.8)) for name in ("sort", "rank") for n in (65_536, 1_000_000)),
+    )
+    for figure, limit in zip(("forward", _GRADIENT), limits, strict=True)
+]
+"""Soft below the price of hard: by points in place of the keys, and by the largest keys in place of a sort."""
+
 _TOP_K = [f"ot top_k 32, 16 x 4096, softness {softness}" for softness in ("0.01", "0.001")]
 _ERROR, _FINITE = "largest column's marginal error, elements", "share of finite gradients, float32"
 _FASTER = f"times faster, {_GRADIENT}"
@@ -101,7 +135,7 @@ _MOST = 1.1 * MEMORY_SIZES[1] / MEMORY_SIZES[0]
 LINEAR = [Bar("memory", case.name, "growth of temporary memory", _MOST, MEMORY_SIZES[1:]) for case in MEMORY]
 """Temporary memory of value and gradient, linear in n."""
 
-BARS = (*TIMES_SORT, *NEURALSORT, *RELEASE, *LINEAR)
+BARS = (*TIMES_SORT, *NEURALSORT, *BELOW_HARD, *RELEASE, *LINEAR)
 
 
 def meant_for(machine: str) -> bool:

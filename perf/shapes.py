@@ -74,8 +74,9 @@ class Case:
 
     @property
     def key(self) -> str:
-        """The name and the shape: what a case is called in files."""
-        return f"{self.name} {' x '.join(map(str, self.shape))}"
+        """The name and the shape, and a softness that is not the default: what a case is called in files."""
+        softness = f", softness {self.softness:g}" if self.softness != 0.1 else ""
+        return f"{self.name} {' x '.join(map(str, self.shape))}{softness}"
 
     def about(self) -> dict[str, Any]:
         """What a record says of the case."""
@@ -148,12 +149,10 @@ class Case:
 def exponent(operator: str, method: str, along: str = "n") -> float:
     """The power of n, or of the batch, by which a case's time grows in theory; sorting's logarithm is left out.
 
-    NeuralSort walks a band of about sqrt(n) entries a row. Transport costs n times its anchors: as many as there are
-    ranks for a sort, k + 1 for a top-k.
+    NeuralSort walks a band of about sqrt(n) entries a row. Transport has as many anchors as there are ranks wanted, but
+    at the softness of these cases points stand for keys and anchors.
     """
-    if along == "n" and operator in ("sort", "rank"):
-        return {"softsort": 1.0, "neuralsort": 1.5, "ot": 2.0}[method]
-    return 1.0
+    return 1.5 if along == "n" and method == "neuralsort" and operator in ("sort", "rank") else 1.0
 
 
 def goals(method: str, mode: str) -> tuple[int, float]:
@@ -175,11 +174,13 @@ STANDARD = (
     Case("sort", "neuralsort", (16_384,), "c1"),
     Case("rank", "neuralsort", (16_384,)),
     Case("quantile", "neuralsort", (64, 16_384)),
-    Case("top_k", "ot", (16, 4_096), softness=0.01, k=32),
-    Case("quantile", "ot", (16, 4_096)),
-    Case("mask", "ot", (64, 16_384)),
-    *(Case("sort", "ot", shape) for shape in ((4, 512), (4, 1_024))),
-    Case("rank", "ot", (4, 1_024)),
+    *(Case("top_k", "softsort", shape, k=32) for shape in BIG[:2]),
+    *(Case("top_k", "ot", (16, 4_096), softness=softness, k=32) for softness in (0.1, 0.03, 0.01)),
+    Case("top_k", "ot", (64, 16_384), k=32),
+    *(Case("quantile", "ot", shape) for shape in ((16, 4_096), (64, 16_384))),
+    *(Case("mask", "ot", (64, 16_384), k=k) for k in (None, 32)),
+    *(Case("sort", "ot", shape) for shape in ((4, 512), (4, 1_024), (65_536,), (1_000_000,))),
+    *(Case("rank", "ot", shape) for shape in ((4, 1_024), (65_536,), (1_000_000,))),
 )
 """What `make bench` times, in under ten minutes on two cores."""
 

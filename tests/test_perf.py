@@ -114,7 +114,7 @@ def test_a_series_ends_where_a_call_would_take_too_long(monkeypatch):
     """By the growth that theory expects of the last point."""
     took = lambda case, seconds, repeats: [case.about() | {"seconds": {"gradient": [1e-6 * case.shape[-1] ** 2]}}]
     monkeypatch.setattr(bench, "times", took)
-    assert [r["shape"][-1] for r in bench.growth(shapes.SCALING["ot sort along n"], 0.0)] == [100, 1_000]
+    assert [r["shape"][-1] for r in bench.growth(shapes.SCALING["ot sort along n"], 0.0)] == [100, 1_000, 10_000]
     assert len(list(bench.growth(shapes.SCALING["ot sort along batch"], 0.0))) == 5
 
 
@@ -201,7 +201,7 @@ def test_every_bar_is_measured(compare):
         "memory": [case.about() for case in shapes.MEMORY],
     }
     assert all(any(map(bar.of, there[bar.kind])) for bar in bars.BARS)
-    assert len({(bar.case, bar.shape, bar.figure) for bar in bars.BARS}) == len(bars.BARS) == 53
+    assert len({(bar.case, bar.shape, bar.softness, bar.figure) for bar in bars.BARS}) == len(bars.BARS) == 81
 
 
 def test_a_bar_that_is_missed_is_told():

@@ -30,15 +30,13 @@ from . import newton_cg
 from .chebyshev import POINTS, Interpolated, NodeWeights, PerKey, PerNode, lagrange, points
 from .semidual_newton import Problem, solve_definite
 
-_COARSE = 7
-"""Dimensions of the coarse space along a run of anchors."""
 MANY = 64
 """From so many ranks a panel on points stand for a run of them."""
 _SINKHORN = 4
 """Rounds that come first where there are fillers, whose masses are so much larger than the others'."""
-_MAX_STEPS = 16
+_MAX_STEPS = 40
 _STRIDE = 2.0
-"""The most that a potential moves at a time: beyond it the plan is another one."""
+"""The most that a potential moves by Newton's method at a time: beyond it the plan is another one."""
 _KNOWN = 4096
 """Up to so many ranks a constant holds the polynomials at each."""
 
@@ -64,8 +62,8 @@ class Anchors(NamedTuple):
     many: bool = False
 
 
-def anchors(ranks: range, n: int, panels: int) -> Anchors:
-    """The anchors of neighbouring ranks of n elements."""
+def anchors(ranks: range, n: int, panels: int, degrees: int) -> Anchors:
+    """The anchors of neighbouring ranks of n elements, whose coarse space has so many dimensions along the run."""
     count, before, behind = len(ranks), ranks.start > 0, ranks.stop < n
     places = np.linspace(0, 1, count + before + behind) if count + before + behind > 1 else np.zeros(1)
     wanted = places[before : before + count]
@@ -78,7 +76,7 @@ def anchors(ranks: range, n: int, panels: int) -> Anchors:
         along, shares = np.linspace(-1, 1, count), np.ones(count)
     ends = lambda low, high: (np.full(int(before), low), np.full(int(behind), high))
     around = lambda low, middle, high: np.concatenate([ends(low, high)[0], middle, ends(low, high)[1]])
-    coarse = np.cos(np.outer(np.arccos(np.clip(along, -1, 1)), np.arange(min(_COARSE, len(along)))))
+    coarse = np.cos(np.outer(np.arccos(np.clip(along, -1, 1)), np.arange(min(degrees, len(along)))))
     coarse = np.pad(coarse, ((int(before), int(behind)), (0, int(before and behind))))
     if before and behind:
         # Of the smaller filler: the larger one's mass has few digits for that of a rank.
@@ -240,17 +238,21 @@ def search(rounds: int, nodes: Nodes) -> tuple[Potentials, Int[Array, ""]]:
         psi = jnp.log(lax.fori_loop(0, rounds, sinkhorn, jnp.exp(psi)))
 
     def improve(state):
-        psi, _, step = state
+        psi, last, _, step = state
         p = plan(psi, nodes)
-        excess = received(p, weights)[:, :, 0] - nodes.masses
-        move = _two_levels(p, nodes)(nodes.shares * excess)
-        return psi - jnp.clip(move, -_STRIDE, _STRIDE), jnp.any(jnp.abs(excess) > enough * nodes.masses), step + 1
+        mass = received(p, weights)[:, :, 0]
+        newton = jnp.clip(_two_levels(p, nodes)(nodes.shares * (mass - nodes.masses)), -_STRIDE, _STRIDE)
+        # Far from the solution Newton's step may lead nowhere, for ever; Sinkhorn's always leads on.
+        ratio = jnp.log(jnp.maximum(mass, 1e-3 * nodes.masses) / nodes.masses)
+        off = jnp.max(jnp.abs(ratio), axis=1, keepdims=True)
+        going = jnp.any((off > enough) & ((off > 0.01) | (off < last / 2)))  # near it rounding may keep it off
+        return psi - jnp.where(off > 1, ratio, newton), off, going, step + 1
 
     def unfinished(state):
-        return state[1] & (state[2] < _MAX_STEPS)
+        return state[2] & (state[3] < _MAX_STEPS)
 
-    first = psi, jnp.ones((), bool), jnp.zeros((), jnp.int32)
-    psi, _, steps = lax.while_loop(unfinished, improve, vary_alike(first))
+    first = psi, jnp.full_like(nodes.tau, jnp.inf)[:, None], jnp.ones((), bool), jnp.zeros((), jnp.int32)
+    psi, _, _, steps = lax.while_loop(unfinished, improve, vary_alike(first))
     return psi, steps + rounds
 
 
@@ -401,7 +403,7 @@ def solved(
 
 
 def _rounds(held: Anchors) -> int:
-    return 0 if held.run == slice(0, len(held.shares)) else _SINKHORN
+    return 0 if held.size == 1 or held.run == slice(0, len(held.shares)) else _SINKHORN
 
 
 def report(found: Compressed) -> tuple[Int[Array, ""], Float[Array, " batch"]]:
@@ -416,12 +418,12 @@ def report(found: Compressed) -> tuple[Int[Array, ""], Float[Array, " batch"]]:
     return search(_rounds(found.held), found.nodes)[1], jnp.max(error, axis=1)
 
 
-def mask(y: Keys, k: PerRow, tau: PerRow, panels: int) -> Keys:
+def mask(y: Keys, k: PerRow, tau: PerRow, panels: int, degrees: int) -> Keys:
     """Transport to two anchors, of masses n - k and k: the upper one's column."""
     n = y.shape[1]
     some = (k > 0) & (k < n)
     inside = jnp.where(some, jnp.clip(k, n * 2.0**-22, n * (1 - 2.0**-22)), jnp.full_like(k, n / 2))
-    held = anchors(range(n - 1, n), n, panels)._replace(masses=jnp.stack([n - inside, inside], axis=1))
+    held = anchors(range(n - 1, n), n, panels, degrees)._replace(masses=jnp.stack([n - inside, inside], axis=1))
     found = solved(y, held, tau, panels)
     out = jax.nn.sigmoid((found.psi[:, 1] - found.psi[:, 0])[:, None] + 2 * found.keys / tau[:, None])
     return jnp.where(some[:, None], out, jnp.broadcast_to((k >= n)[:, None], out.shape).astype(out.dtype))

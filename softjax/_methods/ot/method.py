@@ -136,14 +136,30 @@ DEFINITION = TransportDefinition()
 
 _FEW = 128
 """Up to this many anchors the plan of n x anchors entries is kept, and its Laplacian inverted directly."""
-_MANY_KEYS = 256
-"""From so many keys on points stand for them."""
-_PANELS = {32: (3, 2), 64: (12, 6)}
-"""Bits of a float -> how many panels of points are enough for few anchors, and for many, whose plan is smoother.
 
-For the worst keys that a search finds points alone err by 4e-6 of the row's spread, and 2e-8, in exact arithmetic."""
-_GENTLE = 0.1
-"""At this softness of standardised keys points are known to be enough, however the keys lie."""
+
+class Grade(NamedTuple):
+    """What is enough for standardised keys and a softness of at least so much, however the keys lie: panels of points
+    for few anchors, and for many, whose plan is smoother, in float32; and dimensions of the solver's coarse space.
+
+    For the worst keys that a search finds points alone err by 4e-6 of the row's spread, and 2e-8, in exact arithmetic.
+    """
+
+    softness: float
+    few: int
+    many: int
+    coarse: int
+
+    def panels(self, dtype: jnp.dtype) -> tuple[int, int]:
+        """For few anchors and for many, of keys of a dtype."""
+        return (self.few, self.many) if jnp.finfo(dtype).bits <= 32 else (4 * self.few, 3 * self.many)
+
+    def worthwhile(self, n: int) -> bool:
+        """Are keys so many more than points that these are cheaper?"""
+        return n >= 85 * self.few
+
+
+_GRADES = (Grade(0.1, 3, 2, 7), Grade(0.05, 6, 4, 10), Grade(0.03, 10, 7, 14))
 
 
 @final
@@ -151,11 +167,11 @@ _GENTLE = 0.1
 class OptimalTransport(AbstractMethod):
     """Optimal transport, in O(n) memory however many ranks are wanted.
 
-    In the smooth mode, where the softness is known to be `gentle`, Chebyshev points stand for many keys.
+    In the smooth mode, where the softness is known to be of a `grade`, Chebyshev points stand for many keys.
     """
 
     automatic: bool = True
-    gentle: bool = False
+    grade: Grade | None = None
     name = "ot"
     joint = True
     standardize = True
@@ -169,25 +185,29 @@ class OptimalTransport(AbstractMethod):
         return DEFINITION
 
     def at_softness(self, least: float, standardize: bool) -> AbstractMethod:
-        return replace(self, gentle=standardize and least >= _GENTLE)
+        graded = (grade for grade in _GRADES if standardize and least >= grade.softness * (1 - 1e-6))  # in float32, too
+        return replace(self, grade=next(graded, None))
 
     def _compressed(
         self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, payload: Float[Array, "batch n d"] | None = None
     ) -> Compressed | None:
         """The problem on points, None where keys are taken as they are."""
         n = x.shape[-1]
-        if not self._on_points(n, mode):
+        if (grade := self._on_points(n, mode)) is None:
             return None
-        few, many = _PANELS[jnp.finfo(x.dtype).bits]
+        few, many = grade.panels(x.dtype)
         if isinstance(ranks, range):
             panels = many if len(ranks) >= many * compressed.MANY else few
-            return compressed.solved(x, compressed.anchors(ranks, n, panels), tau, panels, payload)
+            return compressed.solved(x, compressed.anchors(ranks, n, panels, grade.coarse), tau, panels, payload)
         if isinstance(ranks, jax.Array) and ranks.shape == (1,):
             return compressed.solved(x, compressed.anchors_of_one(ranks.astype(x.dtype), n), tau, few, payload)
         return None
 
-    def _on_points(self, n: Any, mode: Mode) -> bool:
-        return self.gentle and mode.degree is None and isinstance(n, int) and n >= _MANY_KEYS
+    def _on_points(self, n: Any, mode: Mode) -> Grade | None:
+        """The grade, where points stand for keys."""
+        if self.grade is None or mode.degree is not None:
+            return None
+        return self.grade if isinstance(n, int) and self.grade.worthwhile(n) else None
 
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
         """Do these ranks and the fillers between them make few anchors? Rows of symbolic length are never streamed."""
@@ -258,8 +278,8 @@ class OptimalTransport(AbstractMethod):
 
     @by_kernels
     def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
-        if self._on_points(x.shape[-1], mode):
-            return compressed.mask(x, k, tau, _PANELS[jnp.finfo(x.dtype).bits][0]) + spoiled(tau)[:, None]
+        if grade := self._on_points(x.shape[-1], mode):
+            return compressed.mask(x, k, tau, grade.panels(x.dtype)[0], grade.coarse) + spoiled(tau)[:, None]
         return _mask(x, k, tau, mode)
 
     def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
