@@ -53,7 +53,8 @@ class Mode:
         if self.degree is None:
             return jax.nn.softmax(z, axis=axis)
         z = z - lax.stop_gradient(jnp.max(z, axis=axis, keepdims=True))
-        weights = jnp.maximum(z - simplex_threshold(self.degree, axis, z), 0) ** self.degree
+        # A weight of 0 has no slope, at the kink neither, as `jax.nn.relu` has it: those of a row then sum to 0.
+        weights = jax.nn.relu(z - simplex_threshold(self.degree, axis, z)) ** self.degree
         return weights / jnp.sum(weights, axis=axis, keepdims=True)
 
     def sensitivity(self, p: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
@@ -138,7 +139,14 @@ def step(mode: Mode, x: Array, tau: Array) -> Array:
 
 def ramp(mode: Mode, x: Array, tau: Array) -> Array:
     """The integral of `step` over x."""
-    return soften(mode, x, tau, lambda _, t: tau * mode.ramp(t), lambda x: jnp.maximum(x, 0))
+    x, tau, unit = in_units(x, tau)
+    return unit * soften(mode, x, tau, lambda _, t: tau * mode.ramp(t), lambda x: jnp.maximum(x, 0))
+
+
+def in_units(x: Array, tau: Array) -> tuple[Array, Array, Array]:
+    """x and tau in units of the third, a power of two: tau times the derivative of x / tau is 0 for a tau near 1e38."""
+    unit = jnp.where(lax.stop_gradient(tau) > 2.0**64, jnp.full_like(tau, 2.0**64), jnp.ones_like(tau))
+    return x / unit, tau / unit, unit
 
 
 def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: Scalar) -> Mode:

@@ -81,7 +81,9 @@ def over_rows(function: Callable[..., Any], *arrays: jax.Array | None, shared: S
     placed = [None if a is None else _resharded(a, sharding.mesh, spec) for a, spec in given]
     if mapped_mesh_axes() & set(explicit):  # a shard_map could not take them, and knows nothing of a partition by rows
         out = NamedSharding(sharding.mesh, rows)
-        return jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=out)(*placed)
+        run = jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=out)
+        # What a derivative keeps is to be outside: no program takes arrays of a mesh with axes of either kind.
+        return jax.checkpoint(run, prevent_cse=False)(*placed)
     # With its default checks: without them derivatives are summed over the axes that shard no rows.
     run = jax.shard_map(run, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit))
     return run(*placed)

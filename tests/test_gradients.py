@@ -202,6 +202,35 @@ def test_elementwise_at_extreme_softness(name, mode, options):
 
 
 @pytest.mark.parametrize("mode", cases.SOFT_MODES)
+@pytest.mark.parametrize("gated", [False, True])
+def test_ramps_at_the_largest_softness(mode, gated):
+    """A softness near 1.7e38 that is known, whose inverse is no normal number: the slope at 0 is 1/2, and was 0."""
+    x = jnp.asarray([-3.0, -0.5, 0.0, 0.25, 2.0])
+    for softness in (1e38, 1.5e38):
+        slope = jax.grad(lambda x, softness=softness: jnp.sum(sj.relu(x, softness=softness, mode=mode, gated=gated)))(x)
+        np.testing.assert_allclose(slope, np.full(5, 0.5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["softsort", "neuralsort"])
+@pytest.mark.parametrize("implementation", [None, "dense"])
+def test_a_neighbour_exactly_at_the_reach(method, implementation):
+    """In c0 an element whose weight just ends has a kink: the gradient lies between those of either side."""
+    how = {"mode": "c0", "softness": 1.0, "method": method, "implementation": implementation}
+    y = jnp.asarray([50.0, 70.0])
+    operators = {
+        "max": (lambda x: sj.max(x, **how), [1000.0, 999.0]),
+        "row times payload": (lambda x: sj.soft_permutation(x, **how)[-1] @ y, [1.0, 2.0]),
+        "second of top_k": (lambda x: sj.top_k(x, 2, **how)[0][1], [float(i) for i in range(20)]),
+    }
+    for name, (operator, x) in operators.items():
+        at, *sides = (
+            np.asarray(jax.grad(operator)(jnp.asarray(x) * (1 + move)), np.float64) for move in (0.0, -1e-3, 1e-3)
+        )
+        assert (at >= np.minimum(*sides) - 1e-2).all() and (at <= np.maximum(*sides) + 1e-2).all(), (name, at, sides)
+        assert abs(at.sum() - (0 if name == "row times payload" else 1)) < 1e-3, (name, at)
+
+
+@pytest.mark.parametrize("mode", cases.SOFT_MODES)
 def test_round_is_one_function_in_every_program(mode):
     """Its derivative is the same eagerly, under jit, and with the softness a constant."""
     x = jnp.asarray(np.concatenate([np.arange(-3, 4) / 2, [0.25]]), jnp.float32)
