@@ -64,5 +64,6 @@ def save(path: Path, record: dict) -> None:
     rounded = lambda text: float(f"{float(text):.5g}")  # what a clock says is no better
     new = json.loads(json.dumps(record | context()), parse_float=rounded)
     records = [*(read(path) if path.exists() else ()), new]
-    lines = {(r["case"], str(r["shape"]), r.get("along")): json.dumps(r) for r in records}
+    key = lambda r: (r["case"], str(r["shape"]), r.get("softness"), r.get("along"))
+    lines = {key(r): json.dumps(r) for r in records}
     path.write_text("\n".join(lines.values()) + "\n", encoding="utf-8")
