@@ -94,3 +94,12 @@ def test_a_column_far_from_zero_keeps_its_digits():
     """Averages of a payload that is near zero in some elements and far from it in others."""
     x, y = jnp.arange(40.0), jnp.concatenate([jnp.full(36, 1e9), jnp.arange(1.0, 5.0)])
     np.testing.assert_allclose((sj.soft_permutation(x, softness=0.01) @ y)[-4:], [1, 2, 3, 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e14, 1e30])
+@pytest.mark.parametrize("mask", [float(np.finfo(np.float32).min), -1e37])
+def test_large_and_masked_keys_have_finite_gradients(scale, mask):
+    """A cotangent times a key that is far below the others overflows, and its weight is 0."""
+    x = jnp.concatenate([jnp.arange(1.0, 31.0) * scale, jnp.full(34, mask)])
+    slope = jax.grad(lambda x: 10 * jnp.sum(sj.top_k(x, 5, softness=0.1 * scale)[0]))(x)
+    assert np.isfinite(slope).all() and abs(float(jnp.sum(slope)) - 50) < 1e-2

@@ -60,9 +60,11 @@ def _largest(x: Keys, k: int, tau: PerRow, mode: Mode) -> Float[Array, "batch k"
     # Nothing is divided that is out of reach, so that neither a quotient nor its derivative overflows.
     decay = lambda gap, reached: jnp.exp(-jnp.where(reached, gap, beyond) / scale)
     gap, above = c - x, s - c
-    weights = decay(gap, (gap > 0) & (gap <= beyond))
+    near = (gap > 0) & (gap <= beyond)
+    weights = decay(gap, near)
     middle = lax.optimization_barrier(jnp.clip(0, c, lax.stop_gradient(s[:, :1])))  # keeps digits, as `nearest_zero`
-    below = jnp.stack([jnp.sum(weights * (x - middle), axis=1), jnp.sum(weights, axis=1)], axis=1)
+    offsets = jnp.where(near, x - middle, jnp.zeros_like(x))  # far out, times a cotangent, they may overflow
+    below = jnp.stack([jnp.sum(weights * offsets, axis=1), jnp.sum(weights, axis=1)], axis=1)
     below = decay(above, above <= beyond)[:, None] * below[:, :, None]
     own = jnp.stack([times * (s - middle), times], axis=1)
     sums = both_sides(-s, tau, mode.reach, own) + below
