@@ -28,7 +28,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._modes import HALF_WIDTH, MODES, Mode, in_units, ramp, soften, step
+from ._modes import HALF_WIDTH, MODES, Mode, ramp, soften, step
 from ._slope import with_slope_of
 from ._types import ModeName, SoftBool, Softness
 
@@ -120,8 +120,7 @@ def softrelu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth
 
 
 def _gated(mode: Mode, x: Array, tau: Array) -> Array:
-    x, tau, unit = in_units(x, tau)
-    return unit * soften(mode, x, tau, lambda x, t: x * mode.step(t), lambda x: jnp.maximum(x, 0))
+    return soften(mode, x, tau, lambda x, t: x * mode.step(t), lambda x: jnp.maximum(x, 0))
 
 
 _RAMPS = {False: ramp, True: _gated}

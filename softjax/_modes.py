@@ -139,14 +139,7 @@ def step(mode: Mode, x: Array, tau: Array) -> Array:
 
 def ramp(mode: Mode, x: Array, tau: Array) -> Array:
     """The integral of `step` over x."""
-    x, tau, unit = in_units(x, tau)
-    return unit * soften(mode, x, tau, lambda _, t: tau * mode.ramp(t), lambda x: jnp.maximum(x, 0))
-
-
-def in_units(x: Array, tau: Array) -> tuple[Array, Array, Array]:
-    """x and tau in units of the third, a power of two: tau times the derivative of x / tau is 0 for a tau near 1e38."""
-    unit = jnp.where(lax.stop_gradient(tau) > 2.0**64, jnp.full_like(tau, 2.0**64), jnp.ones_like(tau))
-    return x / unit, tau / unit, unit
+    return soften(mode, x, tau, lambda _, t: tau * mode.ramp(t), lambda x: jnp.maximum(x, 0))
 
 
 def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: Scalar) -> Mode:
