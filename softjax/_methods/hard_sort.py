@@ -94,17 +94,15 @@ def _gather_row(x: Float[Array, "n *d"], index: Int[Array, " r"]) -> Float[Array
     return x.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
-def unsort(y: Float[Array, "batch r *d"], index: Int[Array, "batch r"], n: Any = None) -> Float[Array, "batch n *d"]:
-    """The inverse of `gather` by a permutation: values in sorted order back to their elements.
-
-    Where the index is of some of n elements, the others are 0."""
-    return jax.vmap(partial(_unsort_row, n=y.shape[1] if n is None else n))(y, index)
+def unsort(y: Float[Array, "batch n *d"], permutation: Int[Array, "batch n"]) -> Float[Array, "batch n *d"]:
+    """The inverse of `gather` by a permutation: values in sorted order back to their elements."""
+    return jax.vmap(_unsort_row)(y, permutation)
 
 
-def _unsort_row(y: Float[Array, "r *d"], index: Int[Array, " r"], n: Any) -> Float[Array, "n *d"]:
+def _unsort_row(y: Float[Array, "n *d"], permutation: Int[Array, " n"]) -> Float[Array, "n *d"]:
     return (
-        jnp.zeros((n, *y.shape[1:]), y.dtype)
-        .at[index]
+        jnp.zeros_like(y)
+        .at[permutation]
         .set(y, unique_indices=True, mode="promise_in_bounds", wrap_negative_indices=False)
     )
 

@@ -142,7 +142,8 @@ class Grade(NamedTuple):
     """What is enough for standardised keys and a softness of at least so much, however the keys lie: panels of points
     for few anchors, and for many, whose plan is smoother, in float32; and dimensions of the solver's coarse space.
 
-    For the worst keys that a search finds points alone err by 4e-6 of the row's spread, and 2e-8, in exact arithmetic.
+    At 0.1 points alone err by 4e-6 of the row's spread, and 2e-8, in exact arithmetic, for the worst keys that a search
+    finds.
     """
 
     softness: float

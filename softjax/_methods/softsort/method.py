@@ -24,6 +24,11 @@ def _many(n: Any, mode: Mode) -> Any:
     return sparse if isinstance(n, int) else DEFINITION
 
 
+def _picks(n: Any, ranks: Ranks, payload: Array | None, mode: Mode) -> bool:
+    """Are these values of keys near an end, which need no sort?"""
+    return payload is None and mode.degree is None and largest.serves(n, ranks)
+
+
 @final
 @dataclass(frozen=True)
 class SoftSort(AbstractMethod):
@@ -41,8 +46,8 @@ class SoftSort(AbstractMethod):
         return DEFINITION
 
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
-        """Are these few, away from the ends?"""
-        return at_most(_FEW, count(ranks)) and not largest.serves(n, ranks)
+        """Are these few?"""
+        return at_most(_FEW, count(ranks))
 
     @by_kernels
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -52,16 +57,24 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
         n = x.shape[-1]
-        if payload is None and mode.degree is None and largest.serves(n, ranks):
+        if _picks(n, ranks, payload, mode):
             return largest.values(x, ranks, tau, mode)[:, :, None]
-        form = DEFINITION if at_most(_FEW, count(ranks)) else _many(n, mode)
+        form = DEFINITION if self.writes_rows(n, ranks) else _many(n, mode)
         return form.apply(x, ranks, payload, tau, mode)
 
     def transposed(
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
     ) -> Float[Array, "batch n d"]:
-        by_rows = isinstance(ranks, jax.Array) or at_most(_FEW, count(ranks))
-        return (DEFINITION if by_rows else _many(x.shape[-1], mode)).transposed(x, ranks, y, tau, mode)
+        n = x.shape[-1]
+        by_rows = isinstance(ranks, jax.Array) or self.writes_rows(n, ranks)
+        return (DEFINITION if by_rows else _many(n, mode)).transposed(x, ranks, y, tau, mode)
+
+    def values_and_rows(
+        self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+    ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
+        if _picks(x.shape[-1], ranks, payload, mode):  # a caller of values alone then pays for no rows
+            return self.apply(x, ranks, payload, tau, mode), self.rows(x, ranks, tau, mode)
+        return super().values_and_rows(x, ranks, payload, tau, mode)
 
     def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Keys:
         """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
