@@ -201,6 +201,24 @@ def test_elementwise_at_extreme_softness(name, mode, options):
             assert np.isfinite(slope).all(), softness
 
 
+@pytest.mark.parametrize("mode", cases.SOFT_MODES)
+@pytest.mark.parametrize("gated", [False, True])
+def test_ramps_at_the_largest_softness(mode, gated):
+    """Their slope is 1/2 where 1 / softness is no normal number, whether the program knows the softness or not."""
+    x = jnp.asarray([-3.0, -0.5, 0.0, 0.25, 2.0])
+    operators = {
+        "relu": functools.partial(sj.relu, mode=mode, gated=gated),
+        "clip from below": lambda x, **how: sj.clip(x, min=0.0, mode=mode, gated=gated, **how),
+        "clip from above": lambda x, **how: sj.clip(x, max=0.0, mode=mode, gated=gated, **how),
+    }
+    for softness in (1e30, 8e37, 1e38, 1.5e38):
+        for name, operator in operators.items():
+            known = jax.grad(lambda x, f=operator, s=softness: f(x, softness=s).sum())
+            traced = jax.jit(jax.grad(lambda x, tau, f=operator: f(x, softness=tau).sum()))
+            for slope in (known, jax.jit(known), lambda x, f=traced, s=softness: f(x, s)):
+                np.testing.assert_allclose(slope(x), 0.5, rtol=1e-6, err_msg=f"{name} at {softness}")
+
+
 @pytest.mark.parametrize("method", ["softsort", "neuralsort"])
 @pytest.mark.parametrize("implementation", [None, "dense"])
 def test_a_neighbour_exactly_at_the_reach(method, implementation):
