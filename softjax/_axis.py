@@ -60,10 +60,11 @@ class Layout:
     def n(self) -> int:
         return math.prod(self.shape[i] for i in self.axes)
 
-    def rows(self, x: Array) -> Float[Array, "*batch n"]:
-        """x with the softened axes last and flattened."""
+    def rows(self, x: Array, spread: bool = False) -> Float[Array, "*batch n"]:
+        """x with the softened axes last and flattened; if `spread`, several devices may go on sharing the one axis."""
         kept = tuple(i for i in range(len(self.shape)) if i not in self.axes)
-        x = whole_along(x, self.axes).transpose(kept + self.axes)
+        x = x if spread and len(self.axes) == 1 else whole_along(x, self.axes)
+        x = x.transpose(kept + self.axes)
         return x if len(self.axes) == 1 else x.reshape((*self.batch_shape, self.n))
 
     def softness(self, value: Softness, dtype, hard: bool = False) -> Float[Array, "*batch"]:

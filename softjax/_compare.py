@@ -113,13 +113,21 @@ def equal(
 
 def _within(mode: Mode, x: Array, y: Array, tolerance: Array | None, tau: Array) -> Array:
     """S((tolerance - |x - y|) / tau): its kink at x == y is the definition's."""
-    return step(mode, (0 if tolerance is None else tolerance) - _distance(x, y), tau)
+    if tolerance is None:
+        return step(mode, -_distance(x, y), tau)
+    return step(mode, tolerance - _within_all(_distance(x, y), tolerance), tau)
+
+
+def _within_all(d: Array, tolerance: Array) -> Array:
+    """A difference d, 0 where the tolerance is infinite: all is within, infinities too."""
+    return jnp.where(jnp.isinf(tolerance) & jnp.isinf(d), jnp.zeros_like(d), d)
 
 
 def _bump(mode: Mode, x: Array, y: Array, tolerance: Array | None, tau: Array) -> Array:
     """The normalised form, as smooth at x == y as the mode: docs/softness.md."""
     d = difference(x, y)
     theta = jnp.zeros_like(d) if tolerance is None else tolerance
+    d = _within_all(d, theta)
     peak = step(mode, theta, tau)
     part = step(mode, theta - d, tau) * step(mode, theta + d, tau) / (peak * peak)
     bump = part / (part + (1 - part) / peak)

@@ -28,7 +28,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._modes import HALF_WIDTH, MODES, Mode, ramp, soften, step
+from ._modes import HALF_WIDTH, MODES, Mode, of_quotient, ramp, soften, step, to_scale
 from ._slope import with_slope_of
 from ._types import ModeName, SoftBool, Softness
 
@@ -120,7 +120,7 @@ def softrelu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth
 
 
 def _gated(mode: Mode, x: Array, tau: Array) -> Array:
-    return soften(mode, x, tau, lambda x, t: x * mode.step(t), lambda x: jnp.maximum(x, 0))
+    return soften(mode, x, tau, partial(to_scale, lambda t: t * mode.step(t)), lambda x: jnp.maximum(x, 0))
 
 
 _RAMPS = {False: ramp, True: _gated}
@@ -212,7 +212,7 @@ def abs(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") ->
 
 
 def _abs(mode: Mode, x: Array, tau: Array) -> Array:
-    return soften(mode, x, tau, lambda x, t: x * _odd(mode, t), jnp.abs)
+    return soften(mode, x, tau, partial(to_scale, lambda t: t * mode.sign(t)), jnp.abs)
 
 
 def sign(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:
@@ -233,12 +233,7 @@ def sign(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") -
 
 
 def _sign(mode: Mode, x: Array, tau: Array) -> Array:
-    return soften(mode, x, tau, lambda _, t: _odd(mode, t), jnp.sign)
-
-
-def _odd(mode: Mode, t: Array) -> Array:
-    # S(t) - S(-t) equals 2 S(t) - 1 and keeps the digits of a small t.
-    return mode.step(t) - mode.step(-t)
+    return soften(mode, x, tau, partial(of_quotient, mode.sign), jnp.sign)
 
 
 def round(

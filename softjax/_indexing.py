@@ -113,7 +113,8 @@ def _remedy(shape: tuple[int, ...], indices: tuple[int, ...], axis: int) -> str:
     """What to write in place of indices that lack an axis: the axis of size 1 with which they fit."""
     if indices[-1:] != (shape[axis],):
         return ""
-    for place in reversed(range(len(shape))) if len(indices) == len(shape) else ():
+    places = sorted(range(len(shape)), key=lambda place: (place != axis, -place))  # what `argmax` leaves out first
+    for place in places if len(indices) == len(shape) else ():
         whole = indices[:place] + (1,) + indices[place:-1]
         others = [pair for i, pair in enumerate(zip(whole, shape, strict=True)) if i != axis]
         if all(1 in pair or pair[0] == pair[1] for pair in others):

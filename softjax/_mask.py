@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -78,4 +79,5 @@ def _mask(operand: ArrayLike, k: ArrayLike, axis: int | None, softness: Softness
     if not _check.is_concrete(k):  # a NaN makes its row NaN: a softness of NaN does, in every form
         spoil = jnp.where(jnp.isnan(wanted), wanted, jnp.zeros_like(wanted))
         p = replace(p, softness=p.softness + spoil)
-    return layout.along(p._mask(wanted))
+    known = _check.is_concrete(k) and isinstance(layout.n, int)
+    return layout.along(p._mask(wanted, math.ceil(np.max(np.asarray(k), initial=0)) if known else None))

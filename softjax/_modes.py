@@ -1,8 +1,8 @@
 """The modes: how smooth a step is, its integral, and the simplex projection that belongs to it.
 
-An operator looks its mode up here once and never compares mode names. `soften` evaluates a mode's `step` and `ramp`
-at t = x / softness where they are soft; `project` maps logits to a distribution along an axis, by the entropy (smooth)
-or by the p-norm regulariser with p = 2, 3/2, 4/3 (c0, c1, c2), for which the weights are
+An operator looks its mode up here once and never compares mode names. `soften` evaluates a mode's `step`, `ramp`
+and `sign` at t = x / softness where they are soft; `project` maps logits to a distribution along an axis, by the
+entropy (smooth) or by the p-norm regulariser with p = 2, 3/2, 4/3 (c0, c1, c2), for which the weights are
 max(z - theta, 0)**m with m = 1, 2, 3 (Blondel, Martins and Niculae, "Learning with Fenchel-Young
 losses", 2020; for m = 1 Wang and Carreira-Perpinan, arXiv:1309.1541).
 """
@@ -32,13 +32,15 @@ _FLAT = 1e4
 class Mode:
     """One smoothing mode. `degree` is the exponent m of the sparse weights, None for the entropic ones.
 
-    `step` and `ramp` are of t where `soften` calls them: inside of (-5, 5) for a sparse mode.
+    `step`, `ramp` and `sign`, which is 2 step - 1 with the digits of a small t, are of t where `soften` calls them:
+    inside of (-5, 5) for a sparse mode.
     """
 
     name: str
     degree: int | None
     step: Callable[[Array], Array]
     ramp: Callable[[Array], Array]
+    sign: Callable[[Array], Array]
 
     @property
     def reach(self) -> float:
@@ -113,7 +115,7 @@ Scalar = Callable[[Array], Array]
 
 
 def soften(mode: Mode, x: Array, tau: Array, soft: Callable[[Array, Array], Array], hard: Scalar) -> Array:
-    """soft(x, x / tau), or hard(x) where they are the same: wherever the mode's step is flat.
+    """soft(x, tau), or hard(x) where they are the same: wherever the mode's step is flat.
 
     What is selected there has the derivative of the flat side, in x and in tau, at any size of either: a clip would
     split it at the point itself, and 0 times infinity beyond. Whether a point lies there is decided by a comparison
@@ -122,8 +124,26 @@ def soften(mode: Mode, x: Array, tau: Array, soft: Callable[[Array, Array], Arra
     # A kink is as wide as the rounding of t, so that t stays inside of it.
     flat = _FLAT if mode.degree is None else HALF_WIDTH * (1 - 4 * float(jnp.finfo(x.dtype).eps))
     far = jnp.abs(x) >= flat * tau
-    near = jnp.where(far, jnp.zeros_like(x), x)
-    return jnp.where(far, hard(x), soft(near, _quotient(near, tau)))
+    return jnp.where(far, hard(x), soft(jnp.where(far, jnp.zeros_like(x), x), tau))
+
+
+def of_quotient(function: Scalar, x: Array, tau: Array) -> Array:
+    """function(x / tau)."""
+    return function(_quotient(x, tau))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def to_scale(function: Scalar, x: Array, tau: Array) -> Array:
+    """tau * function(x / tau), whose derivative in x is the function's: 1 / tau is 0 from 2**126 on in float32."""
+    return tau * function(x / tau)
+
+
+@to_scale.defjvp
+def _to_scale_jvp(function, primals, tangents):
+    (x, tau), (dx, dtau) = primals, tangents
+    t = _quotient(x, tau)
+    value, slope = jax.jvp(function, (t,), (jnp.ones_like(t),))
+    return to_scale(function, x, tau), slope * dx + (value - t * slope) * dtau
 
 
 def _quotient(x: Array, tau: Array) -> Array:
@@ -134,36 +154,26 @@ def _quotient(x: Array, tau: Array) -> Array:
 
 def step(mode: Mode, x: Array, tau: Array) -> Array:
     """The mode's step at x / tau."""
-    return soften(mode, x, tau, lambda _, t: mode.step(t), lambda x: (x > 0).astype(x.dtype))
+    return soften(mode, x, tau, partial(of_quotient, mode.step), lambda x: (x > 0).astype(x.dtype))
 
 
 def ramp(mode: Mode, x: Array, tau: Array) -> Array:
     """The integral of `step` over x."""
-    return soften(mode, x, tau, lambda x, _: _near_ramp(mode, x, tau), lambda x: jnp.maximum(x, 0))
+    return soften(mode, x, tau, partial(to_scale, mode.ramp), lambda x: jnp.maximum(x, 0))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _near_ramp(mode: Mode, x: Array, tau: Array) -> Array:
-    """tau * mode.ramp(x / tau), whose derivative in x is the step: 1 / tau is 0 from 2**126 in float32."""
-    return tau * mode.ramp(x / tau)
-
-
-@_near_ramp.defjvp
-def _near_ramp_jvp(mode, primals, tangents):
-    (x, tau), (dx, dtau) = primals, tangents
-    t = _quotient(x, tau)
-    return _near_ramp(mode, x, tau), mode.step(t) * dx + (mode.ramp(t) - t * mode.step(t)) * dtau
-
-
-def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: Scalar) -> Mode:
-    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1], with its derivative and its integral from 0.
+def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: Scalar, sign: Scalar) -> Mode:
+    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1], with its derivative and its integral from 0, and
+    its sign as one of t/5.
 
     Each is the derivative of the next, and said to be: the chain of its powers would overflow at a large softness.
     """
     width = 2 * HALF_WIDTH
     bounded = lambda t: jnp.minimum(step(t / width + 0.5), 1)  # which rounding exceeds
-    rise = _with_derivative(bounded, lambda t: slope(t / width + 0.5) / width)
-    return Mode(name, degree, rise, _with_derivative(lambda t: width * integral(t / width + 0.5), rise))
+    change = lambda t: slope(t / width + 0.5) / width
+    rise = _with_derivative(bounded, change)
+    both = _with_derivative(lambda t: sign(t / HALF_WIDTH), lambda t: 2 * change(t))
+    return Mode(name, degree, rise, _with_derivative(lambda t: width * integral(t / width + 0.5), rise), both)
 
 
 def _with_derivative(function: Scalar, derivative: Scalar) -> Scalar:
@@ -172,15 +182,29 @@ def _with_derivative(function: Scalar, derivative: Scalar) -> Scalar:
     return differentiated
 
 
-SMOOTH = Mode("smooth", None, jax.nn.sigmoid, jax.nn.softplus)
-C0 = _polynomial("c0", 1, jnp.ones_like, lambda u: u, lambda u: u**2 / 2)
-C1 = _polynomial("c1", 2, lambda u: 6 * u * (1 - u), lambda u: u**2 * (3 - 2 * u), lambda u: u**3 * (1 - u / 2))
+SMOOTH = Mode(
+    "smooth",
+    None,
+    jax.nn.sigmoid,
+    _with_derivative(jax.nn.softplus, jax.nn.sigmoid),
+    _with_derivative(lambda t: jnp.tanh(t / 2), lambda t: 2 * jax.nn.sigmoid(t) * jax.nn.sigmoid(-t)),
+)
+C0 = _polynomial("c0", 1, jnp.ones_like, lambda u: u, lambda u: u**2 / 2, lambda w: w)
+C1 = _polynomial(
+    "c1",
+    2,
+    lambda u: 6 * u * (1 - u),
+    lambda u: u**2 * (3 - 2 * u),
+    lambda u: u**3 * (1 - u / 2),
+    lambda w: w * (3 - w**2) / 2,
+)
 C2 = _polynomial(
     "c2",
     3,
     lambda u: 30 * (u * (1 - u)) ** 2,
     lambda u: u**3 * (10 + u * (6 * u - 15)),
     lambda u: u**4 * (2.5 + u * (u - 3)),
+    lambda w: w * (15 - w**2 * (10 - 3 * w**2)) / 8,
 )
 
 MODES: dict[str, Mode | None] = {"hard": None, "smooth": SMOOTH, "c0": C0, "c1": C1, "c2": C2}

@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from . import _check
-from ._axis import Layout, layout_along, neighbours, refuse_symbol
+from ._axis import Layout, Span, layout_along, neighbours, refuse_symbol
 from ._dispatch import Form, implemented, show
 from ._methods import METHODS
 from ._methods.base import AbstractMethod, Ranks, SolverInfo, count, multiply
@@ -118,7 +118,7 @@ class SoftPermutation:
         return _rows(self)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.todense(), dtype)
+        return _as_numpy(self, dtype, copy)
 
     def __getitem__(self, key: Any) -> "SoftPermutation | SoftIndex":
         if isinstance(key, slice):
@@ -190,9 +190,17 @@ class SoftPermutation:
         """Zero-based ascending ranks of the elements, by all rows of P."""
         return self._run("rank", self._prepared()).astype(self.dtype)
 
-    def _mask(self, k: Float[Array, "*batch"]) -> Float[Array, "*batch n"]:
-        """The sum of the last k of all rows of P, k real; in [0, 1] where the method has a mask of its own."""
-        return self._run("mask", self._prepared(), k).astype(self.dtype)
+    def _mask(self, k: Float[Array, "*batch"], most: int | None) -> Float[Array, "*batch n"]:
+        """The sum of the last k of all rows of P, k real; in [0, 1] where the method has a mask of its own.
+
+        No k is more than `most`, if that is known.
+        """
+        prepared, n = self._prepared(), self.keys.shape[-1]
+        if most and self.mode is not None and self.method.picks(n, ranks := range(n - most, n), self.mode):
+            rank = lax.broadcasted_iota(k.dtype, (*k.shape, most), k.ndim)  # the largest first
+            weights = jnp.clip(k[..., None] - rank, 0, 1)[..., ::-1, None]
+            return replace(self, ranks=ranks)._run("transposed", prepared, weights)[..., 0].astype(self.dtype)
+        return self._run("mask", prepared, k).astype(self.dtype)
 
     @property
     def _listed(self) -> range:
@@ -256,7 +264,8 @@ class SoftPermutation:
 
 def ranked(p: SoftPermutation, start: Any, stop: Any, *, descending: bool = False) -> SoftPermutation:
     """The rows of P of the ranks from start to stop - 1."""
-    return replace(p, ranks=neighbours(start, stop), descending=descending)
+    ranks = neighbours(start, stop) if isinstance(p.shape[-1], int) else Span(start, stop)
+    return replace(p, ranks=ranks, descending=descending)
 
 
 def _fixed(prepared: Prepared) -> Prepared:
@@ -341,11 +350,17 @@ class Transposed:
         return _rows(self)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.todense(), dtype)
+        return _as_numpy(self, dtype, copy)
 
     def todense(self) -> Array:
         """The matrices, (..., n, r)."""
         return jnp.swapaxes(self.T.todense(), -1, -2)
+
+
+def _as_numpy(matrices: SoftPermutation | Transposed, dtype: Any, copy: bool | None) -> np.ndarray:
+    if copy is False:
+        raise ValueError("The matrices of a lazy soft permutation are made, not held: `copy=False` is not possible.")
+    return np.array(matrices.todense(), dtype)
 
 
 def _dense(y: Any) -> Any:
@@ -360,6 +375,8 @@ def _rows(matrices: SoftPermutation | Transposed) -> Iterator[Array]:
 def _from_the_left(y: ArrayLike, transposed: SoftPermutation | Transposed) -> Array:
     """y @ A from A's transpose."""
     y = _check.real("y", _dense(y))
+    if y.ndim == 0:
+        _check.wrong("y.shape", y.shape, f"({transposed.shape[-1]},) or (..., d, {transposed.shape[-1]})")
     return transposed @ y if y.ndim == 1 else jnp.swapaxes(transposed @ jnp.swapaxes(y, -1, -2), -1, -2)
 
 
@@ -371,7 +388,8 @@ def soften(x: Array, layout: Layout, softness: Softness, how: Choice, *, descend
         _check.no_infinities(x)
     method = how.method.at_softness(_check.least(softness), how.standardize)
     ranks = neighbours(0, layout.n)
-    return SoftPermutation(layout.rows(x.astype(dtype)), tau, ranks, descending, how.mode, method, how.standardize)
+    keys = layout.rows(x.astype(dtype), spread=how.mode is not None)
+    return SoftPermutation(keys, tau, ranks, descending, how.mode, method, how.standardize)
 
 
 def soft_permutation(

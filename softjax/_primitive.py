@@ -18,7 +18,7 @@ from jax.core import ShapedArray
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ._sharding import by_rows, row_spec, unchecked, vary_alike
+from ._sharding import Spread, by_rows, row_spec, unchecked, vary_alike
 
 try:  # Which devices a program is lowered for is told to these primitives alone.
     from jax._src.dispatch import prim_requires_devices_during_lowering as _told_devices
@@ -62,6 +62,8 @@ class Operator(abc.ABC):
     """So many leading arguments hold no NaN where rows lie end to end."""
     sound_results: ClassVar[int] = 0
     """So many leading results follow from them alone."""
+    along_keys: ClassVar[tuple[tuple[bool, ...], tuple[bool, ...]] | None] = None
+    """Of arguments and results: is the last dimension the keys', which devices may share? None: keys are whole."""
 
     def __call__(self, *args: Array) -> Any:
         out = self.bind(*args)
@@ -115,6 +117,11 @@ class Operator(abc.ABC):
             return out, none
         sums = [sum(t[1:], t[0]) for t in zip(*terms, strict=True)]
         return out, [s if jnp.issubdtype(x.dtype, jnp.inexact) else z for x, s, z in zip(out, sums, none, strict=True)]
+
+    def together(self, axes: tuple[str, ...], own: Sequence[Array], found: Sequence[Array]) -> Sequence[Array]:
+        """The results of what each device along the mesh axes found for the arguments of its own keys: here sums."""
+        assert self.along_keys is not None
+        return [a if keys else lax.psum(a, axes) for a, keys in zip(found, self.along_keys[1], strict=True)]
 
     def evaluate(self, *args: Array, target: Target | None = None) -> tuple[Array, ...]:
         """The results for arrays with any number of leading dimensions."""
@@ -272,14 +279,16 @@ def _lower_rows(ctx, *args, op):
         platforms = (op.platform,)
         ctx = ctx.replace(platforms=platforms)
     devices = _devices(context.axis_context)
-    shared = len(devices) > 1 and _splits(context.axis_context)
+    manual = set(getattr(context.axis_context, "manual_axes", ()))
+    shared = len(devices) > 1 and not (manual and manual >= set(context.axis_context.mesh.axis_names))
     # An exported program outlives this process, and with it the callback that splits rows; TPU compilers know no such
     # callbacks (JAX issue 38196).
-    split = shared and "tpu" not in platforms and not context.lowering_parameters.for_export
+    split = shared and not manual and "tpu" not in platforms and not context.lowering_parameters.for_export
     target = Target(platforms[0], _described(platforms[0], devices), split or not shared)
     run = _meshless(partial(op.evaluate, target=target if len(platforms) == 1 else None))
     if split:
-        run = by_rows(run, ctx.avals_in[0].ndim - 1)
+        spread = None if op.along_keys is None else Spread(*op.along_keys, together=_meshless(op.together))
+        run = by_rows(run, ctx.avals_in[0].ndim - 1, spread)
     return mlir.lower_fun(run, multiple_results=True)(ctx, *args)
 
 
@@ -293,11 +302,6 @@ def _meshless(run: Callable[..., Sequence[Array]]) -> Callable[..., list[Array]]
             return list(run(*arrays))
 
     return call
-
-
-def _splits(axis_context: Any) -> bool:
-    """Is the program one for all devices, rather than already one for each?"""
-    return not hasattr(axis_context, "manual_axes")
 
 
 def _devices(axis_context: Any) -> tuple:

@@ -109,8 +109,8 @@ def _blend_values(below: Array, above: Array, near: _Neighbours) -> Array:
 @jax.custom_jvp
 def _blended(below: Array, above: Array, weight: Array, error: Array) -> Array:
     beside = jnp.isinf(below) | jnp.isinf(above)
-    upper = jnp.where(beside & (weight <= error), jnp.zeros_like(below), weight)
-    upper = jnp.where(beside & (1 - weight <= error), jnp.ones_like(below), upper)
+    none, all_ = ((beside & (rest <= error)).astype(weight.dtype) for rest in (weight, 1 - weight))
+    upper = jnp.maximum(weight * (1 - none), all_)
     return weighted_sum(1 - upper, below, upper, above)
 
 
@@ -156,15 +156,24 @@ def _hard_values(x: Float[Array, "batch n"], q: Array, rule: str) -> Float[Array
 def _soft_values(p: SoftPermutation, gated: bool) -> Array:
     """Rows of P times the input."""
     y = p._values(gated)
-    return y if p.method.rank_step == 1 else y + _nan_between_infinities(p.keys, y)
+    return y if p.method.rank_step == 1 else _infinite_beside(p.keys, jnp.asarray(p.ranks), y)
 
 
 @partial(jax.jit, inline=True)
-def _nan_between_infinities(x: Float[Array, "*batch n"], y: Float[Array, "*batch r"]) -> Float[Array, "*batch r"]:
-    """NaN where a value of infinities of both signs is finite, their mean at a half-integer rank; else 0."""
-    nothing_else = jnp.all(jnp.isinf(x), axis=-1, keepdims=True)
-    nan = jnp.where(nothing_else & jnp.isfinite(y), jnp.full_like(y, jnp.nan), jnp.zeros_like(y))
-    return lax.stop_gradient(nan)
+def _infinite_beside(
+    x: Float[Array, "*batch n"], ranks: Float[Array, " r"], y: Float[Array, "*batch r"]
+) -> Float[Array, "*batch r"]:
+    """The values y, but where a rank or its other neighbour is infinite that infinity, and NaN between the two.
+
+    Half of an infinity, or less at ties, is not told from finite elements that pull the other way.
+    """
+    ranks = _last(ranks, y.ndim)
+    number = lambda which: jnp.sum(which.astype(ranks.dtype), axis=-1, keepdims=True)
+    low = jnp.floor(ranks) < number(x == -jnp.inf)
+    high = jnp.ceil(ranks) >= x.shape[-1] - number(x == jnp.inf)
+    # A selection of constants would know no mesh, and could not be mapped over one that x is sharded by.
+    ends = (high.astype(y.dtype) - low.astype(y.dtype)) / 0.0
+    return jnp.where((low | high) & ~jnp.isnan(y), ends, y)
 
 
 def _lead(q_ndim: int, y: Array, axis: int, restore: Callable[[Array], Array]) -> Array:
@@ -192,11 +201,26 @@ def _call(a: ArrayLike, probability: Array, axis: Axis, keepdims: bool, rule: st
     return _Call(x, layout_reduced(x, axis), keepdims, probability, rule)
 
 
-def _how(mode: ModeName, method: MethodName, standardize: bool | None, implementation: Implementation | None) -> Choice:
+def _how(
+    mode: ModeName,
+    method: MethodName,
+    standardize: bool | None,
+    implementation: Implementation | None,
+    jax_method: str = "`quantile_method` here",
+) -> Choice:
+    """What the names stand for; `jax_method` says what the `method` of JAX's function is."""
     if isinstance(method, str) and method in (*RULES, "inverted_cdf"):
-        legal = f"one of {', '.join(map(repr, METHODS))}; the `method` of JAX's function is `quantile_method` here"
+        legal = f"one of {', '.join(map(repr, METHODS))}; the `method` of JAX's function is {jax_method}"
         _check.wrong("method", method, legal)
     return chosen(mode, method, standardize, implementation)
+
+
+def _all_finite(a: Array) -> bool:
+    """Is it known to be so?"""
+    if not _check.is_concrete(a):
+        return False
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.all(jnp.isfinite(a)))
 
 
 def _value(call: _Call, softness: Softness, how: Choice, gated: bool) -> Array:
@@ -204,10 +228,11 @@ def _value(call: _Call, softness: Softness, how: Choice, gated: bool) -> Array:
     gated = _check.flag("gated_grad", gated)
     p = soften(x, layout, softness, how)
     if how.mode is None:
-        if _check.is_concrete(x) and _check.is_concrete(q):
+        if _check.is_concrete(x) and _check.is_concrete(q) and layout.n < 1 << 24 and _all_finite(x):
+            # JAX's to the last bit; beside infinities it is NaN where a neighbour has no weight.
             plain = jnp.quantile(x, q, axis=layout.axes, method=rule, keepdims=keepdims).astype(x.dtype)
-            if _check.is_concrete(plain) and bool(jnp.all(jnp.isfinite(plain))) and layout.n < 1 << 24:
-                return plain  # JAX's to the last bit; beside infinities it is NaN where a neighbour has no weight
+            if _all_finite(plain):
+                return plain
         y = over_rows(partial(_hard_values, rule=rule), p.keys, shared=(q.reshape(-1),))
     else:
         near = _neighbours(q.reshape(-1), layout.n, rule, how.method.rank_step)
@@ -351,7 +376,7 @@ def median(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    how = _how(mode, method, standardize, implementation)
+    how = _how(mode, method, standardize, implementation, "`quantile_method` of `quantile`")
     return _value(_call(a, _probability(0.5, 1.0), axis, keepdims), softness, how, gated_grad)
 
 
@@ -373,5 +398,5 @@ def argmedian(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    how = _how(mode, method, standardize, implementation)
+    how = _how(mode, method, standardize, implementation, "`quantile_method` of `quantile`")
     return _index(_call(a, _probability(0.5, 1.0), axis, keepdims), softness, how)

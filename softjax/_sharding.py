@@ -6,7 +6,7 @@ XLA splits elementwise work by itself, but replicates what it cannot split (a ga
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -75,15 +75,22 @@ def over_rows(function: Callable[..., Any], *arrays: jax.Array | None, shared: S
     explicit = getattr(sharding.mesh, "explicit_axes", ())
     if not explicit:
         return run(*arrays, *shared)
-    rows, whole = PartitionSpec(*sharding.spec[: keys.ndim - 1]), PartitionSpec()
+    rows, whole, along = PartitionSpec(*sharding.spec[: keys.ndim - 1]), PartitionSpec(), sharding.spec[-1]
+    if along is not None or mapped_mesh_axes() & set(explicit):
+        # A shard_map could not take mapped axes, and knows nothing of a partition by rows, or of sums over devices.
+        def out(result):
+            own = [along if size == keys.shape[-1] else None for size in result.shape[keys.ndim - 1 :]]
+            first = [name if i == own.index(along) else None for i, name in enumerate(own)] if along in own else own
+            return NamedSharding(sharding.mesh, PartitionSpec(*rows, *first))
+
+        types = [None if a is None else jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (*arrays, *shared)]
+        results = jax.tree.map(out, jax.eval_shape(run, *types))
+        run = jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=results)
+        # What a derivative keeps is to be outside: no program takes arrays of a mesh with axes of either kind.
+        return jax.checkpoint(run, prevent_cse=False)(*arrays, *shared)
     specs = (*(rows for _ in arrays), *(whole for _ in shared))
     given = zip((*arrays, *shared), specs, strict=True)
     placed = [None if a is None else _resharded(a, sharding.mesh, spec) for a, spec in given]
-    if mapped_mesh_axes() & set(explicit):  # a shard_map could not take them, and knows nothing of a partition by rows
-        out = NamedSharding(sharding.mesh, rows)
-        run = jax.sharding.auto_axes(run, axes=tuple(explicit), out_sharding=out)
-        # What a derivative keeps is to be outside: no program takes arrays of a mesh with axes of either kind.
-        return jax.checkpoint(run, prevent_cse=False)(*placed)
     # With its default checks: without them derivatives are summed over the axes that shard no rows.
     run = jax.shard_map(run, mesh=sharding.mesh, in_specs=specs, out_specs=rows, axis_names=set(explicit))
     return run(*placed)
@@ -121,10 +128,24 @@ def _resharded(a: jax.Array, mesh: Any, spec: PartitionSpec) -> jax.Array:
 # ---------------------------------------------------------------- automatic axes: a partitioner is told
 
 
-def by_rows(function: Callable[..., Sequence[jax.Array]], lead: int) -> Callable[..., Sequence[jax.Array]]:
+class Spread(NamedTuple):
+    """Arrays whose last dimension is the keys', which several devices may share, among operands and results.
+
+    `together(axes, own, found)` makes the results of what each device along the mesh axes found for its own keys.
+    """
+
+    operands: tuple[bool, ...]
+    results: tuple[bool, ...]
+    together: Callable[..., Sequence[jax.Array]]
+
+
+def by_rows(
+    function: Callable[..., Sequence[jax.Array]], lead: int, spread: Spread | None = None
+) -> Callable[..., Sequence[jax.Array]]:
     """`function`, whose arrays and results all lead with the same `lead` dimensions of rows, for many devices.
 
-    Sharding along those dimensions is kept, along any other it is not: whole rows are gathered.
+    Sharding along those dimensions is kept, and along that of the keys where they may be `spread`; along any other it
+    is not, and what is whole is gathered.
     """
 
     def call(*arrays):
@@ -144,41 +165,54 @@ def by_rows(function: Callable[..., Sequence[jax.Array]], lead: int) -> Callable
 
         run = custom_partitioning(local)
         operands = [*arrays, *(c.reshape(c.shape or (1,)) for c in constants)]
-        rule, rest = _rule(
-            [a.ndim for a in operands], [len(o.shape) for o in jax.eval_shape(function, *arrays)], lead, count
-        )
-        run.def_partition(
-            lambda mesh, given, results: (*_placed(mesh, given, results, lead, count, local),),
-            sharding_rule=rule,
-            need_replication_factors=rest,
-        )
+        shapes = [a.ndim for a in operands], [len(o.shape) for o in jax.eval_shape(function, *arrays)]
+        rule, rest = _rule(*shapes, lead, count, spread)
+
+        def partition(mesh, given, results):
+            mesh, axes, placed, outs = _placed(mesh, given[:count], results, lead, spread)
+            whole = NamedSharding(mesh, PartitionSpec())
+            placed = *placed, *(whole for _ in given[count:])
+            if spread is None or not axes:
+                return mesh, local, outs, placed
+            together = spread.together
+            return mesh, lambda *given: tuple(together(axes, given[:count], local(*given))), outs, placed
+
+        run.def_partition(partition, sharding_rule=rule, need_replication_factors=rest)
         return run(*operands)
 
     return call
 
 
-def _rule(operands: list[int], results: list[int], lead: int, count: int) -> tuple[str, tuple[str, ...]]:
+def _rule(
+    operands: list[int], results: list[int], lead: int, count: int, spread: Spread | None
+) -> tuple[str, tuple[str, ...]]:
     """The sharding rule of arrays with so many dimensions, and its factors that must not be sharded."""
     rows, rest = [f"b{i}" for i in range(lead)], []
 
-    def factors(array: int, ndim: int, shared: int) -> str:
-        own = [f"a{array}d{i}" for i in range(shared, ndim)]
+    def factors(array: int, ndim: int, shared: int, keys: bool) -> str:
+        own = [f"a{array}d{i}" for i in range(shared, ndim - keys)]
         rest.extend(own)
-        return " ".join([*rows[:shared], *own])
+        return " ".join([*rows[:shared], *own, *(["keys"] if keys else [])])
 
-    inputs = [factors(i, ndim, lead if i < count else 0) for i, ndim in enumerate(operands)]
-    outputs = [factors(len(operands) + i, ndim, lead) for i, ndim in enumerate(results)]
+    along = [False] * (len(operands) + len(results))
+    if spread is not None:
+        along = [*spread.operands, *[False] * (len(operands) - count), *spread.results]
+    inputs = [factors(i, ndim, lead if i < count else 0, along[i]) for i, ndim in enumerate(operands)]
+    outputs = [factors(i, ndim, lead, along[i]) for i, ndim in enumerate(results, len(operands))]
     return f"{', '.join(inputs)} -> {', '.join(outputs)}", tuple(rest)
 
 
-def _placed(mesh: Mesh, given: Any, results: Any, lead: int, count: int, local: Callable) -> tuple:
-    """What a partitioner wants to know: the mesh, each device's function, and shardings of results and operands."""
-    rows = [*given[:count], *results]
+def _placed(
+    mesh: Mesh, given: Sequence[Any], results: Sequence[Any], lead: int, spread: Spread | None
+) -> tuple[Mesh, tuple[str, ...], tuple, tuple]:
+    """What a partitioner wants to know: the mesh, its axes that share the keys, shardings of arrays and of results."""
+    rows = [*given, *results]
     if not mesh.empty:
         spec = max((row_spec(a.sharding, lead) for a in rows), key=lambda s: _parts(mesh, s))
-        kept, whole = NamedSharding(mesh, PartitionSpec(*spec)), NamedSharding(mesh, PartitionSpec())
-        placed = tuple(kept for _ in results), (*(kept for _ in given[:count]), *(whole for _ in given[count:]))
-        return mesh, local, *placed
+        keys, along = _keys_spec(mesh, rows, spec, spread)
+        inner = [(*(None,) * (len(a.shape) - lead - 1), keys) if k else () for a, k in zip(rows, along, strict=True)]
+        placed = [NamedSharding(mesh, PartitionSpec(*spec, *rest)) for rest in inner]
+        return mesh, tuple(_names((keys,))), tuple(placed[: len(given)]), tuple(placed[len(given) :])
     # Without a mesh the arrays' own shardings stand if they split rows alone, and alike.
     splits = {
         tuple(math.ceil(n / s) for n, s in zip(a.shape, a.sharding.shard_shape(a.shape), strict=True)) for a in rows
@@ -188,14 +222,31 @@ def _placed(mesh: Mesh, given: Any, results: Any, lead: int, count: int, local: 
     whole = NamedSharding(mesh, PartitionSpec())
     alike = len({s[:lead] for s in splits}) == 1 and all(n == 1 for s in splits for n in s[lead:])
     own = lambda a: a.sharding if alike else whole
-    return mesh, local, tuple(map(own, results)), (*map(own, given[:count]), *(whole for _ in given[count:]))
+    return mesh, (), tuple(map(own, given)), tuple(map(own, results))
+
+
+def _keys_spec(mesh: Mesh, rows: list, spec: tuple, spread: Spread | None) -> tuple[Any, list[bool]]:
+    """The mesh axes, none of which shards rows, that share the keys evenly, and the arrays that they shard."""
+    nowhere = [False] * len(rows)
+    if spread is None:
+        return None, nowhere
+    along, taken = [*spread.operands, *spread.results], set(_names(spec))
+    for a in (a for a, keys in zip(rows, along, strict=True) if keys):
+        entry = row_spec(a.sharding, len(a.shape))[-1]
+        if entry is not None and not taken & set(_names((entry,))) and a.shape[-1] % _parts(mesh, (entry,)) == 0:
+            return entry, along
+    return None, nowhere
 
 
 def row_spec(sharding: NamedSharding, lead: int) -> tuple:
-    """How the `lead` dimensions of rows are sharded."""
+    """How the leading dimensions are sharded."""
     return (*sharding.spec, *(None,) * lead)[:lead]
 
 
 def _parts(mesh: Mesh, spec: tuple) -> int:
-    names = [n for entry in spec if entry is not None for n in (entry if isinstance(entry, tuple) else (entry,))]
-    return math.prod(mesh.shape[n] for n in names)
+    return math.prod(mesh.shape[n] for n in _names(spec))
+
+
+def _names(spec: tuple) -> list[str]:
+    """The mesh axes of a partition."""
+    return [n for entry in spec if entry is not None for n in (entry if isinstance(entry, tuple) else (entry,))]

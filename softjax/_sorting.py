@@ -6,7 +6,7 @@ What `softness`, `mode`, `method`, `standardize` and `implementation` mean is wr
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -137,7 +137,8 @@ def _sort_together(
         places = jnp.argsort(p.keys, axis=-1, stable=order.stable, descending=order.descending)
         moved = [over_rows(lambda i, v: gather(v, i), places, _by_column(layout.rows, column)) for column in columns]
     else:
-        payloads = [_by_column(layout.rows, column.astype(wide)) for column in columns[1:]]
+        as_keys = partial(layout.rows, spread=True)
+        payloads = [_by_column(as_keys, column.astype(wide)) for column in columns[1:]]
         moved = p._sorted_together(payloads, gated_grad)
     return tuple(
         _by_column(replace(layout, dtype=array.dtype).along, rows).reshape(keys.shape + rest)

@@ -25,7 +25,8 @@ def grad_replace(fn: Callable[..., Any]) -> Callable[..., Any]:
         fn: a function with a boolean argument `forward`, of any arguments; both forms return arrays of the same
             shapes and dtypes. Floating-point arrays among the arguments, in containers too, are differentiated.
     **Returns:** a function of fn's other arguments, for use under jit, vmap, grad and jvp.
-    **Raises:** whatever fn raises.
+    **Raises:** whatever fn raises. fn must take what is traced or differentiated as arguments: JAX's derivative rules
+        cannot close over it.
     **Source:** Bengio, Leonard and Courville, arXiv:1308.3432.
     """
     _needs(fn, "forward")

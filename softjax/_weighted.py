@@ -63,7 +63,7 @@ def _product_jvp(subscripts, primals, tangents):
 def _far_out(dtype) -> float:
     """From here on values mask elements, as `jnp.finfo(dtype).min` does."""
     info = jnp.finfo(dtype)
-    return float(info.max) / (256 if info.nexp >= 8 else 8)
+    return float(info.max) / (256 if info.nexp >= 8 else 2)
 
 
 def _careful_product(subscripts: str, plain: Array, weights: Array, values: Array) -> Array:

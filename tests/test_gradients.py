@@ -202,21 +202,41 @@ def test_elementwise_at_extreme_softness(name, mode, options):
 
 
 @pytest.mark.parametrize("mode", cases.SOFT_MODES)
-@pytest.mark.parametrize("gated", [False, True])
-def test_ramps_at_the_largest_softness(mode, gated):
-    """Their slope is 1/2 where 1 / softness is no normal number, whether the program knows the softness or not."""
-    x = jnp.asarray([-3.0, -0.5, 0.0, 0.25, 2.0])
-    operators = {
-        "relu": functools.partial(sj.relu, mode=mode, gated=gated),
-        "clip from below": lambda x, **how: sj.clip(x, min=0.0, mode=mode, gated=gated, **how),
-        "clip from above": lambda x, **how: sj.clip(x, max=0.0, mode=mode, gated=gated, **how),
-    }
-    for softness in (1e30, 8e37, 1e38, 1.5e38):
-        for name, operator in operators.items():
-            known = jax.grad(lambda x, f=operator, s=softness: f(x, softness=s).sum())
-            traced = jax.jit(jax.grad(lambda x, tau, f=operator: f(x, softness=tau).sum()))
-            for slope in (known, jax.jit(known), lambda x, f=traced, s=softness: f(x, s)):
-                np.testing.assert_allclose(slope(x), 0.5, rtol=1e-6, err_msg=f"{name} at {softness}")
+@pytest.mark.parametrize("name", ["relu", "gated relu", "abs", "clip", "gated clip"])
+def test_ramps_at_every_scale(mode, name):
+    """f(c x; c softness) = c f(x; softness), of the same slope, also where 1 / softness is no normal number.
+
+    Forward and backward, whether a program knows the softness or not.
+    """
+    operators = {"relu": sj.relu, "abs": sj.abs, "clip": lambda x, **how: sj.clip(x, max=0 * x, **how)}
+    operator = functools.partial(operators[name.split()[-1]], mode=mode)
+    if "gated" in name:
+        operator = functools.partial(operator, gated=True)
+    x, softness = jnp.asarray([-1.9, -0.5, 0.0, 0.25, 1.7]), 0.4
+    want = operator(x, softness=softness), jax.grad(lambda x: operator(x, softness=softness).sum())(x)
+
+    def backward(x, tau):
+        out, pull = jax.vjp(lambda x: operator(x, softness=tau), x)
+        return out, *pull(jnp.ones_like(x))
+
+    def forward(x, tau):
+        return jax.jvp(lambda x: operator(x, softness=tau), (x,), (jnp.ones_like(x),))
+
+    for scale in (2.0**-100, 1e30, 2.0**126):
+        tau = softness * scale
+        known = jax.jit(functools.partial(backward, tau=tau))
+        for have in (jax.jit(backward)(x * scale, tau), known(x * scale), jax.jit(forward)(x * scale, tau)):
+            for a, b in zip((have[0] / scale, have[1]), want, strict=True):
+                np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6, err_msg=f"at {scale}")
+
+
+@pytest.mark.parametrize("mode", cases.SOFT_MODES)
+def test_the_sign_of_a_small_number_keeps_its_digits(mode):
+    """And so does abs: both are polynomials in x / softness to first order."""
+    slope = jax.grad(lambda x: sj.sign(x, softness=1.0, mode=mode))(0.0)
+    x = jnp.asarray([1e-20, -1e-6, 1e-3])
+    np.testing.assert_allclose(sj.sign(x, softness=1.0, mode=mode), slope * x, rtol=1e-6)
+    np.testing.assert_allclose(sj.abs(x, softness=1.0, mode=mode), slope * x**2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["softsort", "neuralsort"])

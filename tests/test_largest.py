@@ -38,25 +38,39 @@ def _written_out(x, ranks, tau, mode):
     return DEFINITION.apply(x, ranks, None, tau, mode)[:, :, 0]
 
 
+def _sent(method, x, ranks, tau, mode):
+    """What the ranks send to the keys, those of one value together."""
+    y = jnp.asarray(np.random.default_rng(5).normal(size=(len(x), len(ranks), 2)))
+    same = jnp.stack([row[:, None] == row[None, :] for row in jax.lax.stop_gradient(x)]).astype(x.dtype)
+    return jnp.einsum("bnm,bmd->bnd", same, method.transposed(x, ranks, y, tau, mode)).reshape(len(x), -1)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _derivatives(form, ranks, x, tau):
     """Values; the gradient of a weighted sum of their tanh; and its own derivative along a direction."""
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(len(x), len(ranks))))
     values = lambda x, tau: form(x, ranks, tau, SMOOTH)
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=jax.eval_shape(values, x, tau).shape))
     gradient = jax.grad(lambda x, tau: jnp.sum(weights * jnp.tanh(values(x, tau))), (0, 1))
     directions = jnp.asarray(np.random.default_rng(2).normal(size=x.shape)), tau / 2
     return [values(x, tau), *jax.jvp(gradient, (x, tau), directions)]
 
 
+FORMS = {
+    "values": (largest.values, _written_out),
+    "transpose": (partial(_sent, largest), partial(_sent, DEFINITION)),
+}
+
+
 @pytest.mark.parametrize("ranks", NEAR_AN_END, ids=str)
-def test_values_and_derivatives_are_those_of_the_definition(ranks):
+@pytest.mark.parametrize("form", FORMS)
+def test_values_and_derivatives_are_those_of_the_definition(form, ranks):
     """With respect to the keys and the softness, in float64; ties, and keys far below the others."""
     assert largest.serves(N, ranks)
     tied = slice(1, 4)  # rows where a second derivative depends on how ties are broken
     for softness in (1e-4, 0.1, 3.0, 1e4):
         with x64():
             x, tau = jnp.asarray(_keys()), jnp.full(5, softness)
-            have, want = (_derivatives(form, ranks, x, tau) for form in (largest.values, _written_out))
+            have, want = (_derivatives(of, ranks, x, tau) for of in FORMS[form])
         for found in (have, want):
             found[1:] = [(_by_value(x, dx), dtau) for dx, dtau in found[1:]]
         for a, b in zip(jax.tree.leaves(have[:2]), jax.tree.leaves(want[:2]), strict=True):
@@ -103,3 +117,37 @@ def test_large_and_masked_keys_have_finite_gradients(scale, mask):
     x = jnp.concatenate([jnp.arange(1.0, 31.0) * scale, jnp.full(34, mask)])
     slope = jax.grad(lambda x: 10 * jnp.sum(sj.top_k(x, 5, softness=0.1 * scale)[0]))(x)
     assert np.isfinite(slope).all() and abs(float(jnp.sum(slope)) - 50) < 1e-2
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 7.25, np.array([3.0, 0.0, 12.5, 15.0, 1.0])])
+@pytest.mark.parametrize("mask", [sj.top_k_mask, sj.bottom_k_mask])
+def test_masks_of_a_known_k(mask, k):
+    """The sum of k rows, a fraction of the next one included, whether k is known, and no sort needed, or not."""
+    with x64():
+        x = jnp.asarray(_keys())
+        want = mask(x, k, method="softsort", implementation="dense")
+        known = jax.jit(lambda x: mask(x, k, method="softsort"))
+        for have in (known(x), jax.jit(lambda x, k: mask(x, k, method="softsort"))(x, k)):
+            np.testing.assert_allclose(have, want, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(have.sum(-1), np.broadcast_to(k, 5), rtol=1e-12)
+        sorts = known.lower(x).as_text().count("stablehlo.sort")
+        assert (sorts == 0) == (np.max(k) > 1)  # a single row is the definition's
+
+
+@pytest.mark.parametrize("at", [0, 57, N - 1])
+def test_a_nan_reaches_its_whole_row(at):
+    """Of either sign bit, at either end; no other row is changed."""
+    x = np.random.default_rng(6).normal(size=(3, N)).astype(np.float32)
+    spoiled = x.copy()
+    spoiled[0, at] = np.nan
+    spoiled[1, at] = -np.float32(np.nan)
+    for operator in (
+        lambda x: sj.top_k(x, 5)[0],
+        lambda x: -sj.top_k(-x, 5)[0],
+        lambda x: sj.top_k_mask(x, 5, method="softsort"),
+        lambda x: sj.bottom_k_mask(x, 5, method="softsort"),
+        lambda x: jax.grad(lambda x: jnp.sum(sj.top_k(-x, 5)[0] ** 2))(x),
+    ):
+        have = np.asarray(operator(jnp.asarray(spoiled)))
+        assert np.isnan(have[:2]).all()
+        np.testing.assert_allclose(have[2], operator(jnp.asarray(x))[2], rtol=1e-6)

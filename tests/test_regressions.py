@@ -256,6 +256,18 @@ def test_names_of_quantiles_beside_infinities(mode):
     assert np.isfinite(slope)
 
 
+@pytest.mark.parametrize("mode", SOFT_MODES)
+@pytest.mark.parametrize("x", [[-337.0, np.inf], [300.0, 300.0, 300.0, -np.inf], [np.inf, -5e3, 1.0, np.inf]], ids=str)
+def test_an_infinity_is_not_outweighed(x, mode):
+    """Finite elements of the other sign do not pull half of an infinity, or a share of it at ties, to a number."""
+    for q in (0.1, 0.2, 0.5, 0.6, 0.9):
+        want = sj.quantile(jnp.asarray(x), q, mode="hard")
+        have, slope = jax.value_and_grad(sj.quantile)(jnp.asarray(x), q, mode=mode, softness=0.01)
+        assert np.isfinite(slope).all()
+        if not np.isfinite(want):
+            assert have == want, (q, have)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_hard_quantiles_in_16_bits(dtype):
     """Ranks are counted in at least float32: q and q (n - 1) are no numbers of the 16-bit floats."""

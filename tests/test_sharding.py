@@ -1,6 +1,7 @@
 """Rows that are sharded over devices stay there: four virtual devices, in a process of their own."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,11 @@ PLAIN = [
     "quantile neuralsort smooth None",
     "median softsort smooth None",
     "top_k ot smooth None",
+    "max_of_512 ot smooth None",
     "median ot c1 None",
     "argsort ot c1 None",
     "transpose softsort smooth None",
+    "transpose softsort hard None",
 ]
 KERNELS = [
     "argsort softsort smooth pallas_interpret",
@@ -84,11 +87,57 @@ def test_batch_axes_stay_where_they_are():
 def test_vmap_over_a_sharded_axis():
     """On a mesh of JAX's default kind."""
     names = ["sort softsort smooth", "ranking neuralsort c0", "mask ot c1", "transpose softsort smooth"]
+    names += ["median neuralsort smooth", "quantile ot smooth", "standardised softsort c0"]
     names += ["payload of all softsort hard", "payload of all_st softsort smooth", "transpose softsort hard"]
     lines = lines_of("--vmap", *names)
     assert [line["case"] for line in lines] == names
     for line in lines:
         assert line["placed"] and line["error"] < 2e-5, line
+
+
+SPREAD = {
+    "Auto": ["ot top_k", "ot max", "ot mask", "ot quantile", "ot sort", "ot rank"]
+    + ["softsort top_k", "softsort max", "softsort mask", "softsort bottom"],
+    "Explicit": ["ot sort", "ot mask", "softsort top_k"],
+    "Manual": ["ot top_k", "ot rank"],
+    "Eager": ["ot top_k", "softsort mask"],
+}
+
+
+@pytest.mark.parametrize("kind", SPREAD)
+def test_devices_that_share_the_softened_axis(kind):
+    """No key moves, forward or backward, and results along the axis are shared as the keys are."""
+    if OLD and kind != "Auto":
+        pytest.skip("meshes of other kinds are of JAX 0.11 on")
+    lines = lines_of("--spread", kind, *SPREAD[kind])
+    assert [line["case"] for line in lines] == SPREAD[kind]
+    for line in lines:
+        assert line["gathers"] == 0 and line["nan"] and line["error"] < 5e-6, line
+        # Up to 4,096 ranks are columns of a constant, which a partitioner keeps whole.
+        assert all(line["along"]) or (line["case"] == "ot sort" and kind == "Auto"), line
+
+
+def test_what_cannot_share_the_axis_gathers_it():
+    """Also on a mesh with explicit axes, where JAX's own sort raises."""
+    for line in lines_of("--spread", "Explicit", "neuralsort median", "ot payload"):
+        assert line["nan"] and line["error"] < 5e-6, line
+
+
+def test_two_processes_share_the_softened_axis():
+    """Each holds half of every row."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-W", "ignore", str(HERE / "sharded.py"), "--process"]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": HERE.parent}
+    both = [subprocess.Popen([*command, str(i), port], **pipe) for i in range(2)]
+    for one in both:
+        out, error = one.communicate(timeout=300)
+        assert one.returncode == 0, error[-2000:]
+        lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        assert len(lines) == 3
+        for line in lines:
+            assert line["devices"] == 2 and line["error"] < 1e-3, line
 
 
 def test_an_eager_call_without_the_mesh():

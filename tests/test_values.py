@@ -123,6 +123,19 @@ def test_quantile_rules(mode, method, rule):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("many", [9, 40])
+def test_many_quantiles(method, many):
+    """Each is what it is alone, between whole ranks too."""
+    x, q = cases.sample((3, 20), 8, np.float32), np.random.default_rng(0).uniform(size=many).astype(np.float32)
+    how = {"method": method, "axis": -1}
+    both = jax.jit(lambda q: (sj.quantile(x, q, **how), sj.argquantile(x, q, **how)))
+    values, rows = both(q)
+    alone = [both(one) for one in q]
+    np.testing.assert_allclose(values, np.stack([value for value, _ in alone]), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(rows, np.stack([row for _, row in alone]), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_traced_quantile(method):
     """A traced q, scalar or 1-D, equals the concrete one; a 1-D q leads the result, keepdims included."""
     x = cases.sample((3, 5), 7, np.float32)

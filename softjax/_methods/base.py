@@ -99,6 +99,10 @@ class AbstractMethod(abc.ABC):
         weights = jnp.clip(k[:, None] - position, 0, 1)[:, ::-1, None]
         return self.transposed(x, neighbours(0, x.shape[-1]), weights, tau, mode)[:, :, 0]
 
+    def picks(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
+        """Does `transposed` take less for these ranks than `mask`, which goes through all of them?"""
+        return False
+
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
         """Whether `apply` writes these rows out to multiply them: a caller who wants both then has them made once."""
         return True

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .._sharding import vary_alike
 from .._types import Float
 from .base import AbstractMethod, Keys, PerRow, Ranks
 from .hard_sort import gather, pick, unsort
@@ -31,7 +32,7 @@ class HardOrder(AbstractMethod):
     def transposed(
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Any
     ) -> Float[Array, "batch n d"]:
-        nothing = jnp.zeros((*x.shape, y.shape[-1]), y.dtype)
+        nothing, _, y = vary_alike((jnp.zeros((*x.shape, y.shape[-1]), y.dtype), x, y))
         return jax.vjp(lambda payload: self.apply(x, ranks, payload, tau, mode), nothing)[1](y)[0]
 
     def rank(self, x: Keys, tau: PerRow, mode: Any) -> Keys:

@@ -68,10 +68,19 @@ class _TopK(Operator):
 
     k: int
     fixed = 1
+    along_keys = (True,), (False, False)
 
     def run(self, *args):
         # A barrier, or XLA finds slices of a sort in what uses the results, and sorts all.
-        return lax.optimization_barrier(tuple(lax.top_k(args[0], self.k)))
+        return lax.optimization_barrier(tuple(lax.top_k(args[0], min(self.k, args[0].shape[-1]))))
+
+    def together(self, axes, own, found):
+        """The largest of the largest of each device: a sum over devices lists them, which moves k numbers of each."""
+        device, few = lax.axis_index(axes), found[0].shape[1]
+        listed = lambda a: jnp.zeros((a.shape[0], lax.axis_size(axes), few), a.dtype).at[:, device].set(a)
+        values, index = lax.psum((listed(found[0]), listed(found[1] + device * own[0].shape[1])), axes)
+        values, places = lax.top_k(values.reshape(values.shape[0], -1), self.k)
+        return values, gather(index.reshape(places.shape[0], -1), places)
 
     def tangent(self, fixed, moving, dfixed, out):
         return gather(dfixed[0], out[1]), out[1]

@@ -1,5 +1,6 @@
 """From the input to the keys that a method works on: standardised, and with the farthest elements at nearer places."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from .._primitive import Operator
 from .._slope import with_slope_of
 from .._types import Float
 from .base import Keys, PerRow
@@ -48,7 +50,7 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
     if standardize:
         top = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
         # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
-        lift = jnp.where(top > _limit(x.dtype), jnp.full_like(top, _LIFT), jnp.ones_like(top))
+        lift = jnp.maximum(_LIFT * (top > _limit(x.dtype)).astype(x.dtype), 1)  # knows of the mesh that top does
         lift, top = lax.optimization_barrier((lift, top))
         finite = with_slope_of(x, x / lift)
         soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[..., 0]
@@ -105,6 +107,24 @@ def _limit(dtype) -> float:
     return float(jnp.finfo(dtype).max) / 256
 
 
+@dataclass(frozen=True)
+class _LargestSizes(Operator):
+    """The largest |x| of all, of the finite ones and of those not far out, in one pass."""
+
+    fixed = 1
+    along_keys = (True,), (False, False, False)
+
+    def run(self, *args):
+        (size,) = args
+        none, most = jnp.zeros_like(size), float(jnp.finfo(size.dtype).max)
+        kinds = size, jnp.where(size > most, none, size), jnp.where(size > _limit(size.dtype), none, size)
+        larger = lambda a, b: [*map(jnp.maximum, a, b)]
+        return tuple(lax.reduce(kinds, (np.zeros((), size.dtype),) * 3, larger, (size.ndim - 1,)))
+
+    def together(self, axes, own, found):
+        return lax.pmax(found, axes)
+
+
 def _brought_nearer(x: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
     """x with elements beyond `_limit` at nearer places, the largest of the others, the factor, and the bound beyond
     which a soft value can only stem from an infinity.
@@ -114,13 +134,8 @@ def _brought_nearer(x: Keys, tau: Keys) -> tuple[Keys, Keys, Keys, Keys]:
     what is finite. Infinities go to finite places beyond everything else.
     """
     most, size = float(jnp.finfo(x.dtype).max), lax.stop_gradient(jnp.abs(x))
-    far, none = size > _limit(x.dtype), jnp.zeros_like(size)
-    # Of all, of the finite ones and of those not far out, in one pass.
-    kinds = size, jnp.where(size > most, none, size), jnp.where(far, none, size)
-    larger = lambda a, b: [*map(jnp.maximum, a, b)]
-    top, largest, others = (
-        a[..., None] for a in lax.reduce(kinds, (np.zeros((), x.dtype),) * 3, larger, (x.ndim - 1,))
-    )
+    far = size > _limit(x.dtype)
+    top, largest, others = (a[..., None] for a in _LargestSizes().bind(size))
     fits = (largest > _limit(x.dtype)) & (jnp.maximum(others, tau * 2.0**20) < most / 2.0**84)
     largest = jnp.where(fits, largest / _LIFT, largest)
     place = jnp.where(fits, most / 2.0**42, jnp.minimum(3 * largest + 1000 * tau, most / 8))

@@ -6,6 +6,7 @@ The derivation is in `softjax._methods.neuralsort.band`.
 from dataclasses import dataclass, replace
 from typing import Any, final
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -58,9 +59,12 @@ class NeuralSort(AbstractMethod):
     def apply(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
-        """All n rows are walked where more than a few are wanted."""
+        """All n rows are walked where more than a few neighbouring ones are wanted."""
         if self.writes_rows(x.shape[-1], ranks):
             return DEFINITION.apply(x, ranks, payload, tau, mode)
+        if isinstance(ranks, jax.Array):  # between whole ranks, too, where no walk comes by
+            row = lambda rank: DEFINITION.apply(x, rank[None], payload, tau, mode)[:, 0]
+            return jnp.moveaxis(lax.map(row, ranks, batch_size=_FEW), 0, 1)
         s, permutation = sort_with_permutation(x)
         places, scale, spoil = knots(s, tau)
         columns = lambda payload: jnp.take_along_axis(payload, permutation[:, :, None], axis=1)

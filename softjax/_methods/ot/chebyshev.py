@@ -127,6 +127,7 @@ class NodeWeights(Operator):
 
     panels: int
     fixed = 1
+    along_keys = (True, True), (False,)
 
     def run(self, *args: Array) -> tuple[Array, ...]:
         return self.run_on(None, *args)
@@ -171,6 +172,7 @@ class Interpolated(Operator):
 
     panels: int
     fixed = 1
+    along_keys = (True, False), (True,)
 
     def run(self, *args: Array) -> tuple[Array, ...]:
         return self.run_on(None, *args)

@@ -353,7 +353,11 @@ class Compressed(NamedTuple):
         return jnp.asarray(lagrange(np.linspace(-1, 1, self.held.size), self._panels), like.dtype)
 
     def _over_ranks(self, operator: type[NodeWeights] | type[Interpolated], a: Array) -> Array:
-        ranks = jnp.broadcast_to(jnp.linspace(-1, 1, self.held.size, dtype=a.dtype), (a.shape[0], self.held.size))
+        size = self.held.size
+        ranks = lax.broadcasted_iota(a.dtype, (a.shape[0], size), 1) * (2 / (size - 1)) - 1
+        if ranks.shape == self.t.shape:  # devices that share the keys share the ranks
+            t = lax.stop_gradient(self.t)
+            ranks = jnp.where(jnp.isnan(t), t, ranks)
         return jnp.swapaxes(operator(self._panels)(ranks, jnp.swapaxes(a, 1, 2)), 1, 2)
 
 
@@ -398,6 +402,7 @@ def solved(
         masses,
         array(held.coarse),
     )
+    nodes = vary_alike(nodes)  # a solve that is differentiated keeps the types of its constants
     psi = potentials(_rounds(held), nodes)
     return Compressed(held, keys, t, rest, nodes, psi, plan(psi, nodes), middle, unit)
 

@@ -8,14 +8,15 @@ so that two sums over them serve every row; the k keys are a recurrence. That is
 and one pass. For the k smallest values keys are negated.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from ..._modes import Mode
 from ..._slope import with_slope_of
-from ..._types import Float
+from ..._types import Bool, Float, Int
 from ..base import Keys, PerRow, Ranks
 from ..hard_sort import top_k
 from ..preprocess import spoiled
@@ -41,32 +42,92 @@ def values(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batc
     n = x.shape[-1]
     k = _reached(n, ranks)
     if ranks.stop == k:
-        return -_largest(-x, k, tau, mode)[:, ranks.start :]
-    return jnp.flip(_largest(x, k, tau, mode)[:, n - ranks.stop :], 1)
+        return -_picked(-x, k, tau, mode).values()[:, ranks.start :]
+    return jnp.flip(_picked(x, k, tau, mode).values()[:, n - ranks.stop :], 1)
 
 
-def _largest(x: Keys, k: int, tau: PerRow, mode: Mode) -> Float[Array, "batch k"]:
-    """Rows n - 1 to n - k of P times the keys."""
-    s, index = top_k(x, k)
-    c, scale = lax.stop_gradient(s[:, -1:]), tau[:, None]
-    # Keys that tie with the k-th largest and come after it, as it does, are as many keys at their mean.
-    tied = ((x == c) & (lax.broadcasted_iota(index.dtype, x.shape, 1) >= index[:, -1:])).astype(x.dtype)
+def transposed(
+    x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of rows of P times y."""
+    assert isinstance(ranks, range)
+    n = x.shape[-1]
+    k = _reached(n, ranks)
+    if ranks.stop == k:
+        x = -x
+    else:
+        y, ranks = jnp.flip(y, 1), range(n - ranks.stop, k)
+    y = jnp.pad(y, ((0, 0), (ranks.start, k - ranks.stop), (0, 0)))
+    return _picked(x, k, tau, mode).transposed(y)
+
+
+class _Picked(NamedTuple):
+    """The k largest keys s of x, descending, which are those at `places`; c is the last of them.
+
+    `times` says how many keys each stands for: the last one also those that tie with it and come after it, at their
+    mean. Nothing further than `beyond` has weight.
+    """
+
+    x: Keys
+    s: Float[Array, "batch k"]
+    places: Int[Array, "batch k"]
+    c: Float[Array, "batch 1"]
+    times: Float[Array, "batch k"]
+    tau: PerRow
+    beyond: Float[Array, "batch 1"]
+    reach: float
+
+    def values(self) -> Float[Array, "batch k"]:
+        """Rows n - 1 to n - k of P times the keys."""
+        below, weights = self._below()
+        middle = lax.stop_gradient(self.s[:, :1])
+        middle = lax.optimization_barrier(jnp.clip(0, self.c, middle))  # keeps digits, as `nearest_zero`
+        offsets = jnp.where(below, self.x - middle, jnp.zeros_like(self.x))  # far out, times a cotangent, they overflow
+        own = jnp.stack([self.times * (self.s - middle), self.times], axis=1)
+        sums = self._sums(own, jnp.stack([jnp.sum(weights * offsets, axis=1), jnp.sum(weights, axis=1)], axis=1))
+        return sums[:, 0] / sums[:, 1] + middle + spoiled(self.tau)[:, None]
+
+    def transposed(self, y: Float[Array, "batch k d"]) -> Float[Array, "batch n d"]:
+        """What these rows send to the keys, y what they hold."""
+        weights = self._below()[1]
+        total = self._sums(self.times[:, None], jnp.sum(weights, axis=1)[:, None])
+        share = jnp.moveaxis(y, 2, 1) / total
+        above = self.s > self.c
+        sent = self._decay(self.s - self.c)[:, None] * share
+        of = lambda which, a: jnp.sum(jnp.where(which[:, None], a, jnp.zeros_like(a)), axis=2, keepdims=True)
+        gap = self.c - self.x
+        tied = gap == 0
+        near = jnp.where(tied, self._decay(jnp.where(tied, gap, jnp.zeros_like(gap))), weights)[:, None]
+        # Rows that tie with c send to what ties with it all they share, without a derivative.
+        out = near * of(above, sent) + jnp.where(tied[:, None], of(~above, share), near * of(~above, sent))
+        own = both_sides(-self.s, self.tau, self.reach, share)
+        own = jnp.where(above[:, None], own, jnp.zeros_like(own))
+        put = jax.vmap(lambda places, a: jnp.zeros_like(self.x[0]).at[places].set(a, unique_indices=True))
+        own = jax.vmap(put, (None, 1), 1)(self.places, own)
+        return jnp.moveaxis(jnp.where((gap < 0)[:, None], own, out), 1, 2) + spoiled(self.tau)[:, None, None]
+
+    def _below(self) -> tuple[Bool[Array, "batch n"], Keys]:
+        """Which keys lie below c and near enough, and exp(-(c - x) / tau) for these. A NaN lies there."""
+        gap = self.c - self.x
+        below = ~((gap <= 0) | (gap > self.beyond))
+        return below, self._decay(jnp.where(below, gap, 2 * self.beyond))
+
+    def _sums(self, own: Float[Array, "batch d k"], below: Float[Array, "batch d"]) -> Float[Array, "batch d k"]:
+        """Sums over all keys for each of the largest: of what these have themselves, and of sums over those below."""
+        sums = both_sides(-self.s, self.tau, self.reach, own)
+        return lax.optimization_barrier(sums + self._decay(self.s - self.c)[:, None] * below[:, :, None])
+
+    def _decay(self, gap: Array) -> Array:
+        # Nothing is divided that is out of reach, so that neither a quotient nor its derivative overflows.
+        return jnp.exp(-jnp.where(gap > self.beyond, self.beyond, gap) / self.tau[:, None])
+
+
+def _picked(x: Keys, k: int, tau: PerRow, mode: Mode) -> _Picked:
+    s, places = top_k(x, k)
+    c = lax.stop_gradient(s[:, -1:])
+    tied = ((x == c) & (lax.broadcasted_iota(places.dtype, x.shape, 1) >= places[:, -1:])).astype(x.dtype)
     number = jnp.sum(tied, axis=1, keepdims=True)
     mean = with_slope_of(jnp.sum(tied * x, axis=1, keepdims=True) / number, c)
     s = jnp.concatenate([s[:, :-1], mean], axis=1)
     times = jnp.concatenate([jnp.ones_like(s[:, :-1]), number], axis=1)
-
-    beyond = lax.stop_gradient(mode.reach * scale)
-    # Nothing is divided that is out of reach, so that neither a quotient nor its derivative overflows.
-    decay = lambda gap, reached: jnp.exp(-jnp.where(reached, gap, beyond) / scale)
-    gap, above = c - x, s - c
-    near = (gap > 0) & (gap <= beyond)
-    weights = decay(gap, near)
-    middle = lax.optimization_barrier(jnp.clip(0, c, lax.stop_gradient(s[:, :1])))  # keeps digits, as `nearest_zero`
-    offsets = jnp.where(near, x - middle, jnp.zeros_like(x))  # far out, times a cotangent, they may overflow
-    below = jnp.stack([jnp.sum(weights * offsets, axis=1), jnp.sum(weights, axis=1)], axis=1)
-    below = decay(above, above <= beyond)[:, None] * below[:, :, None]
-    own = jnp.stack([times * (s - middle), times], axis=1)
-    sums = both_sides(-s, tau, mode.reach, own) + below
-    sums = lax.optimization_barrier(sums)
-    return sums[:, 0] / sums[:, 1] + middle + spoiled(tau)[:, None]
+    return _Picked(x, s, places, c, times, tau, lax.stop_gradient(mode.reach * tau[:, None]), mode.reach)

@@ -24,11 +24,6 @@ def _many(n: Any, mode: Mode) -> Any:
     return sparse if isinstance(n, int) else DEFINITION
 
 
-def _picks(n: Any, ranks: Ranks, payload: Array | None, mode: Mode) -> bool:
-    """Are these values of keys near an end, which need no sort?"""
-    return payload is None and mode.degree is None and largest.serves(n, ranks)
-
-
 @final
 @dataclass(frozen=True)
 class SoftSort(AbstractMethod):
@@ -45,6 +40,10 @@ class SoftSort(AbstractMethod):
     def definition(self) -> AbstractMethod:
         return DEFINITION
 
+    def picks(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
+        """Are these near an end, where no sort is needed?"""
+        return mode.degree is None and largest.serves(n, ranks)
+
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
         """Are these few?"""
         return at_most(_FEW, count(ranks))
@@ -57,7 +56,7 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
         n = x.shape[-1]
-        if _picks(n, ranks, payload, mode):
+        if payload is None and self.picks(n, ranks, mode):
             return largest.values(x, ranks, tau, mode)[:, :, None]
         form = DEFINITION if self.writes_rows(n, ranks) else _many(n, mode)
         return form.apply(x, ranks, payload, tau, mode)
@@ -66,13 +65,15 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
     ) -> Float[Array, "batch n d"]:
         n = x.shape[-1]
+        if self.picks(n, ranks, mode):
+            return largest.transposed(x, ranks, y, tau, mode)
         by_rows = isinstance(ranks, jax.Array) or self.writes_rows(n, ranks)
         return (DEFINITION if by_rows else _many(n, mode)).transposed(x, ranks, y, tau, mode)
 
     def values_and_rows(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
-        if _picks(x.shape[-1], ranks, payload, mode):  # a caller of values alone then pays for no rows
+        if payload is None and self.picks(x.shape[-1], ranks, mode):  # a caller of values alone then pays for no rows
             return self.apply(x, ranks, payload, tau, mode), self.rows(x, ranks, tau, mode)
         return super().values_and_rows(x, ranks, payload, tau, mode)
 
