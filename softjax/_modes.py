@@ -172,7 +172,7 @@ def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: S
     bounded = lambda t: jnp.minimum(step(t / width + 0.5), 1)  # which rounding exceeds
     change = lambda t: slope(t / width + 0.5) / width
     rise = _with_derivative(bounded, change)
-    both = _with_derivative(lambda t: sign(t / HALF_WIDTH), lambda t: 2 * change(t))
+    both = _with_derivative(lambda t: jnp.clip(sign(t / HALF_WIDTH), -1, 1), lambda t: 2 * change(t))
     return Mode(name, degree, rise, _with_derivative(lambda t: width * integral(t / width + 0.5), rise), both)
 
 
