@@ -172,7 +172,7 @@ SPREAD = {
     "hard sort": lambda x: sj.sort(x, mode="hard"),
     "neuralsort median": lambda x: sj.median(x, axis=-1, method="neuralsort"),
 }
-LONG = 512
+LONG = 2048
 
 
 def keys_to_spread() -> np.ndarray:

@@ -119,17 +119,18 @@ def test_large_and_masked_keys_have_finite_gradients(scale, mask):
     assert np.isfinite(slope).all() and abs(float(jnp.sum(slope)) - 50) < 1e-2
 
 
-@pytest.mark.parametrize("k", [1, 2, 7, 7.25, np.array([3.0, 0.0, 12.5, 15.0, 1.0])])
+@pytest.mark.parametrize("k", [1, 2, 40.25, np.array([3.0, 256.0])])
 @pytest.mark.parametrize("mask", [sj.top_k_mask, sj.bottom_k_mask])
 def test_masks_of_a_known_k(mask, k):
     """The sum of k rows, a fraction of the next one included, whether k is known, and no sort needed, or not."""
     with x64():
-        x = jnp.asarray(_keys())
+        x = np.random.default_rng(7).normal(size=(2, 2048))
+        x = jnp.asarray(np.stack([x[0], np.round(8 * x[1]) / 8]))
         want = mask(x, k, method="softsort", implementation="dense")
         known = jax.jit(lambda x: mask(x, k, method="softsort"))
         for have in (known(x), jax.jit(lambda x, k: mask(x, k, method="softsort"))(x, k)):
             np.testing.assert_allclose(have, want, rtol=0, atol=1e-12)
-            np.testing.assert_allclose(have.sum(-1), np.broadcast_to(k, 5), rtol=1e-12)
+            np.testing.assert_allclose(have.sum(-1), np.broadcast_to(k, 2), rtol=1e-12)
         sorts = known.lower(x).as_text().count("stablehlo.sort")
         assert (sorts == 0) == (np.max(k) > 1)  # a single row is the definition's
 

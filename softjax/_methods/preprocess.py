@@ -50,14 +50,16 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
     if standardize:
         top = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
         # What is standardised knows no scale, and its values have that of the input: derivatives are the input's own.
-        lift = jnp.maximum(_LIFT * (top > _limit(x.dtype)).astype(x.dtype), 1)  # knows of the mesh that top does
+        far = top > _limit(x.dtype)
+        lift = jnp.where(far, jnp.full_like(top, _LIFT), jnp.ones_like(top))
         lift, top = lax.optimization_barrier((lift, top))
         finite = with_slope_of(x, x / lift)
         soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[..., 0]
         soft = lax.optimization_barrier(soft)
-        return Prepared(
-            finite, standardized(finite, top / lift), soft, lift, jnp.full_like(top, jnp.finfo(x.dtype).max)
-        )
+        # A selection of constants knows no mesh, and could not be mapped over one that x is sharded by.
+        told = jnp.maximum(_LIFT * far.astype(x.dtype), 1)
+        bound = jnp.full_like(top, jnp.finfo(x.dtype).max)
+        return Prepared(finite, standardized(finite, top / lift), soft, told, bound)
     finite, largest, lift, bound = _brought_nearer(x, lax.stop_gradient(tau)[..., None])
     return Prepared(finite, None, _in_range(tau, largest[..., 0], x.shape[-1]), lift, bound)
 

@@ -230,8 +230,8 @@ def search(rounds: int, nodes: Nodes) -> tuple[Potentials, Int[Array, ""]]:
 
     def sinkhorn(_, u):
         seen = weights[:, 0] / _sum("bkm,bk->bm", kernel, nodes.shares * u)
-        mass = u * _sum("bkm,bm->bk", kernel, seen)
-        return u * nodes.masses / jnp.maximum(mass, 1e-3 * nodes.masses)  # rounding may leave less than nothing
+        ratio = u * _sum("bkm,bm->bk", kernel, seen) / nodes.masses
+        return u / jnp.maximum(ratio, 1e-3)  # rounding may leave less than nothing
 
     psi, _ = vary_alike((jnp.zeros_like(nodes.masses), nodes.keys))
     if rounds:
@@ -243,7 +243,7 @@ def search(rounds: int, nodes: Nodes) -> tuple[Potentials, Int[Array, ""]]:
         mass = received(p, weights)[:, :, 0]
         newton = jnp.clip(_two_levels(p, nodes)(nodes.shares * (mass - nodes.masses)), -_STRIDE, _STRIDE)
         # Far from the solution Newton's step may lead nowhere, for ever; Sinkhorn's always leads on.
-        ratio = jnp.log(jnp.maximum(mass, 1e-3 * nodes.masses) / nodes.masses)
+        ratio = jnp.log(jnp.maximum(mass / nodes.masses, 1e-3))
         off = jnp.max(jnp.abs(ratio), axis=1, keepdims=True)
         going = jnp.any((off > enough) & ((off > 0.01) | (off < last / 2)))  # near it rounding may keep it off
         return psi - jnp.where(off > 1, ratio, newton), off, going, step + 1

@@ -58,7 +58,8 @@ def transposed(
     else:
         y, ranks = jnp.flip(y, 1), range(n - ranks.stop, k)
     y = jnp.pad(y, ((0, 0), (ranks.start, k - ranks.stop), (0, 0)))
-    return _picked(x, k, tau, mode).transposed(y)
+    picked = _picked(x, k, tau, mode)
+    return picked._replace(c=picked.s[:, -1:]).transposed(y)  # what c sends moves with it
 
 
 class _Picked(NamedTuple):
@@ -88,38 +89,31 @@ class _Picked(NamedTuple):
         return sums[:, 0] / sums[:, 1] + middle + spoiled(self.tau)[:, None]
 
     def transposed(self, y: Float[Array, "batch k d"]) -> Float[Array, "batch n d"]:
-        """What these rows send to the keys, y what they hold."""
-        weights = self._below()[1]
-        total = self._sums(self.times[:, None], jnp.sum(weights, axis=1)[:, None])
-        share = jnp.moveaxis(y, 2, 1) / total
-        above = self.s > self.c
-        sent = self._decay(self.s - self.c)[:, None] * share
-        of = lambda which, a: jnp.sum(jnp.where(which[:, None], a, jnp.zeros_like(a)), axis=2, keepdims=True)
-        gap = self.c - self.x
-        tied = gap == 0
-        near = jnp.where(tied, self._decay(jnp.where(tied, gap, jnp.zeros_like(gap))), weights)[:, None]
-        # Rows that tie with c send to what ties with it all they share, without a derivative.
-        out = near * of(above, sent) + jnp.where(tied[:, None], of(~above, share), near * of(~above, sent))
+        """What these rows send to the keys, y what they hold. Those that tie with c get what the last of them does."""
+        _, weights = self._below()
+        share = jnp.moveaxis(y, 2, 1) / self._sums(self.times[:, None], jnp.sum(weights, axis=1)[:, None])
         own = both_sides(-self.s, self.tau, self.reach, share)
-        own = jnp.where(above[:, None], own, jnp.zeros_like(own))
-        put = jax.vmap(lambda places, a: jnp.zeros_like(self.x[0]).at[places].set(a, unique_indices=True))
-        own = jax.vmap(put, (None, 1), 1)(self.places, own)
-        return jnp.moveaxis(jnp.where((gap < 0)[:, None], own, out), 1, 2) + spoiled(self.tau)[:, None, None]
+        weights = jnp.where(self.x == self.c, jnp.ones_like(weights), weights)
+        put = jax.vmap(lambda places, own: jnp.zeros_like(self.x[0]).at[places].set(own, unique_indices=True))
+        above = jax.vmap(put, (None, 1), 1)(self.places, own)
+        out = jnp.where((self.x > self.c)[:, None], above, weights[:, None] * own[:, :, -1:])
+        return jnp.moveaxis(out, 1, 2) + spoiled(self.tau)[:, None, None]
 
     def _below(self) -> tuple[Bool[Array, "batch n"], Keys]:
         """Which keys lie below c and near enough, and exp(-(c - x) / tau) for these. A NaN lies there."""
         gap = self.c - self.x
         below = ~((gap <= 0) | (gap > self.beyond))
-        return below, self._decay(jnp.where(below, gap, 2 * self.beyond))
+        return below, self._decay(gap, below)
 
     def _sums(self, own: Float[Array, "batch d k"], below: Float[Array, "batch d"]) -> Float[Array, "batch d k"]:
         """Sums over all keys for each of the largest: of what these have themselves, and of sums over those below."""
+        above = self.s - self.c
         sums = both_sides(-self.s, self.tau, self.reach, own)
-        return lax.optimization_barrier(sums + self._decay(self.s - self.c)[:, None] * below[:, :, None])
+        return lax.optimization_barrier(sums + self._decay(above, above <= self.beyond)[:, None] * below[:, :, None])
 
-    def _decay(self, gap: Array) -> Array:
+    def _decay(self, gap: Array, reached: Array) -> Array:
         # Nothing is divided that is out of reach, so that neither a quotient nor its derivative overflows.
-        return jnp.exp(-jnp.where(gap > self.beyond, self.beyond, gap) / self.tau[:, None])
+        return jnp.exp(-jnp.where(reached, gap, self.beyond) / self.tau[:, None])
 
 
 def _picked(x: Keys, k: int, tau: PerRow, mode: Mode) -> _Picked:

@@ -15,6 +15,8 @@ from .definition import DEFINITION
 
 _FEW = 16
 """Up to this many rows are cheaper one by one, O(n) each, than all of them at once."""
+_LONG = 2048
+"""From so many keys on a mask of a known k is made without a sort, by a program half as large again."""
 
 
 def _many(n: Any, mode: Mode) -> Any:
@@ -41,7 +43,10 @@ class SoftSort(AbstractMethod):
         return DEFINITION
 
     def picks(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
-        """Are these near an end, where no sort is needed?"""
+        return self._near_an_end(n, ranks, mode) and n >= _LONG
+
+    def _near_an_end(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
+        """Do these ranks need no sort?"""
         return mode.degree is None and largest.serves(n, ranks)
 
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
@@ -56,7 +61,7 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
         n = x.shape[-1]
-        if payload is None and self.picks(n, ranks, mode):
+        if payload is None and self._near_an_end(n, ranks, mode):
             return largest.values(x, ranks, tau, mode)[:, :, None]
         form = DEFINITION if self.writes_rows(n, ranks) else _many(n, mode)
         return form.apply(x, ranks, payload, tau, mode)
@@ -65,7 +70,7 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
     ) -> Float[Array, "batch n d"]:
         n = x.shape[-1]
-        if self.picks(n, ranks, mode):
+        if self._near_an_end(n, ranks, mode):
             return largest.transposed(x, ranks, y, tau, mode)
         by_rows = isinstance(ranks, jax.Array) or self.writes_rows(n, ranks)
         return (DEFINITION if by_rows else _many(n, mode)).transposed(x, ranks, y, tau, mode)
@@ -73,7 +78,9 @@ class SoftSort(AbstractMethod):
     def values_and_rows(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
-        if payload is None and self.picks(x.shape[-1], ranks, mode):  # a caller of values alone then pays for no rows
+        if payload is None and self._near_an_end(
+            x.shape[-1], ranks, mode
+        ):  # a caller of values alone then pays for no rows
             return self.apply(x, ranks, payload, tau, mode), self.rows(x, ranks, tau, mode)
         return super().values_and_rows(x, ranks, payload, tau, mode)
 
