@@ -174,7 +174,7 @@ STANDARD = (
     Case("sort", "neuralsort", (16_384,), "c1"),
     Case("rank", "neuralsort", (16_384,)),
     Case("quantile", "neuralsort", (64, 16_384)),
-    *(Case("top_k", "softsort", shape, k=32) for shape in BIG[:2]),
+    *(Case(name, "softsort", shape, k=32) for shape in BIG[:2] for name in ("top_k", "mask")),
     *(Case("top_k", "ot", (16, 4_096), softness=softness, k=32) for softness in (0.1, 0.03, 0.01)),
     Case("top_k", "ot", (64, 16_384), k=32),
     *(Case("quantile", "ot", shape) for shape in ((16, 4_096), (64, 16_384))),
