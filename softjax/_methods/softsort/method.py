@@ -78,9 +78,8 @@ class SoftSort(AbstractMethod):
     def values_and_rows(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
-        if payload is None and self._near_an_end(
-            x.shape[-1], ranks, mode
-        ):  # a caller of values alone then pays for no rows
+        # A caller of values alone then pays for no rows.
+        if payload is None and self._near_an_end(x.shape[-1], ranks, mode):
             return self.apply(x, ranks, payload, tau, mode), self.rows(x, ranks, tau, mode)
         return super().values_and_rows(x, ranks, payload, tau, mode)
 
