@@ -75,8 +75,8 @@ def softness(value: Any, shape: tuple[int, ...], dtype: Any, *, against: str, ha
         numbers = np.asarray(value).astype(np.float64)
         inside = np.clip(numbers, tiny, largest)
         tau = jnp.asarray(value if np.array_equal(inside, numbers) else inside).astype(dtype)
-        if np.max(inside, initial=0) > 1 / tiny:  # a compiler would multiply by the reciprocal, which is 0
-            tau = lax.optimization_barrier(tau)
+        if np.max(inside, initial=0) > float(jnp.finfo(dtype).eps) / tiny:
+            tau = lax.optimization_barrier(tau)  # of constants a compiler makes reciprocals, which are 0 here
     else:
         tau = _positive_or_nan(jnp.asarray(value).astype(dtype))
     return broadcast("softness", jnp.ones_like(tau) if hard else tau, shape, against=against)

@@ -162,18 +162,19 @@ def ramp(mode: Mode, x: Array, tau: Array) -> Array:
     return soften(mode, x, tau, partial(to_scale, mode.ramp), lambda x: jnp.maximum(x, 0))
 
 
-def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, integral: Scalar, sign: Scalar) -> Mode:
-    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1], with its derivative and its integral from 0, and
-    its sign as one of t/5.
+def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, ramp: Scalar, sign: Scalar) -> Mode:
+    """A mode whose step is a polynomial of u = t/10 + 1/2 on [0, 1], with its derivative by u and its integral over t,
+    and its sign as one of t/5.
 
-    Each is the derivative of the next, and said to be: the chain of its powers would overflow at a large softness.
+    Each is the derivative of the next, and said to be: the chain of its powers would overflow at a large softness. So
+    would the softness times a factor in front of a ramp.
     """
     width = 2 * HALF_WIDTH
     bounded = lambda t: jnp.minimum(step(t / width + 0.5), 1)  # which rounding exceeds
     change = lambda t: slope(t / width + 0.5) / width
     rise = _with_derivative(bounded, change)
     both = _with_derivative(lambda t: jnp.clip(sign(t / HALF_WIDTH), -1, 1), lambda t: 2 * change(t))
-    return Mode(name, degree, rise, _with_derivative(lambda t: width * integral(t / width + 0.5), rise), both)
+    return Mode(name, degree, rise, _with_derivative(lambda t: ramp(t / width + 0.5), rise), both)
 
 
 def _with_derivative(function: Scalar, derivative: Scalar) -> Scalar:
@@ -189,13 +190,13 @@ SMOOTH = Mode(
     _with_derivative(jax.nn.softplus, jax.nn.sigmoid),
     _with_derivative(lambda t: jnp.tanh(t / 2), lambda t: 2 * jax.nn.sigmoid(t) * jax.nn.sigmoid(-t)),
 )
-C0 = _polynomial("c0", 1, jnp.ones_like, lambda u: u, lambda u: u**2 / 2, lambda w: w)
+C0 = _polynomial("c0", 1, jnp.ones_like, lambda u: u, lambda u: u * (5 * u), lambda w: w)
 C1 = _polynomial(
     "c1",
     2,
     lambda u: 6 * u * (1 - u),
     lambda u: u**2 * (3 - 2 * u),
-    lambda u: u**3 * (1 - u / 2),
+    lambda u: u**3 * (10 - 5 * u),
     lambda w: w * (3 - w**2) / 2,
 )
 C2 = _polynomial(
@@ -203,7 +204,7 @@ C2 = _polynomial(
     3,
     lambda u: 30 * (u * (1 - u)) ** 2,
     lambda u: u**3 * (10 + u * (6 * u - 15)),
-    lambda u: u**4 * (2.5 + u * (u - 3)),
+    lambda u: u**4 * (25 + u * (10 * u - 30)),
     lambda w: w * (15 - w**2 * (10 - 3 * w**2)) / 8,
 )
 
