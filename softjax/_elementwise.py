@@ -120,7 +120,8 @@ def softrelu(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth
 
 
 def _gated(mode: Mode, x: Array, tau: Array) -> Array:
-    return soften(mode, x, tau, partial(to_scale, lambda t: t * mode.step(t)), lambda x: jnp.maximum(x, 0))
+    form = lambda x, _, t: x * mode.step(t)
+    return soften(mode, x, tau, partial(to_scale, form), lambda x: jnp.maximum(x, 0))
 
 
 _RAMPS = {False: ramp, True: _gated}
@@ -212,7 +213,7 @@ def abs(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") ->
 
 
 def _abs(mode: Mode, x: Array, tau: Array) -> Array:
-    return soften(mode, x, tau, partial(to_scale, lambda t: t * mode.sign(t)), jnp.abs)
+    return soften(mode, x, tau, partial(to_scale, lambda x, _, t: x * mode.sign(t)), jnp.abs)
 
 
 def sign(x: ArrayLike, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:

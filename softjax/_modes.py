@@ -133,17 +133,21 @@ def of_quotient(function: Scalar, x: Array, tau: Array) -> Array:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def to_scale(function: Scalar, x: Array, tau: Array) -> Array:
-    """tau * function(x / tau), whose derivative in x is the function's: 1 / tau is 0 from 2**126 on in float32."""
-    return tau * function(x / tau)
+def to_scale(form: Callable[[Array, Array, Array], Array], x: Array, tau: Array) -> Array:
+    """form(x, tau, x / tau), which grows as x and tau do together: form(c x, c tau, t) = c form(x, tau, t).
+
+    Its derivative in x is that at tau = 1: 1 / tau is 0 from 2**126 on in float32.
+    """
+    return form(x, tau, x / tau)
 
 
 @to_scale.defjvp
-def _to_scale_jvp(function, primals, tangents):
+def _to_scale_jvp(form, primals, tangents):
     (x, tau), (dx, dtau) = primals, tangents
     t = _quotient(x, tau)
-    value, slope = jax.jvp(function, (t,), (jnp.ones_like(t),))
-    return to_scale(function, x, tau), slope * dx + (value - t * slope) * dtau
+    one = jnp.ones_like(t)
+    value, slope = jax.jvp(lambda t: form(t, one, t), (t,), (one,))
+    return to_scale(form, x, tau), slope * dx + (value - t * slope) * dtau
 
 
 def _quotient(x: Array, tau: Array) -> Array:
@@ -159,7 +163,8 @@ def step(mode: Mode, x: Array, tau: Array) -> Array:
 
 def ramp(mode: Mode, x: Array, tau: Array) -> Array:
     """The integral of `step` over x."""
-    return soften(mode, x, tau, partial(to_scale, mode.ramp), lambda x: jnp.maximum(x, 0))
+    form = lambda _, tau, t: tau * mode.ramp(t)
+    return soften(mode, x, tau, partial(to_scale, form), lambda x: jnp.maximum(x, 0))
 
 
 def _polynomial(name: str, degree: int, slope: Scalar, step: Scalar, ramp: Scalar, sign: Scalar) -> Mode:

@@ -72,7 +72,7 @@ def _careful_product(subscripts: str, plain: Array, weights: Array, values: Arra
     infinities = jnp.where(jnp.isinf(values), jnp.sign(values), jnp.zeros_like(values))
     count = _einsum(subscripts, jnp.abs(sign), (~finite).astype(values.dtype))
     total = _einsum(subscripts, sign, infinities)
-    alike = jnp.where(jnp.abs(total) == count, jnp.copysign(jnp.full_like(plain, jnp.inf), total), jnp.nan)
+    alike = jnp.where(jnp.abs(total) == count, total / 0.0, total * jnp.nan)  # infinities of one sign, or NaN
     beside = jnp.where(count == 0, jnp.zeros_like(plain), alike)
     return jnp.where(jnp.isfinite(plain), plain, _einsum(subscripts, weights, finite_part(values)) + beside)
 

@@ -34,6 +34,7 @@ OPERATORS = {
     "top_20": lambda x, **o: sj.top_k(x, 20, **o)[0],
     "max": lambda x, **o: sj.max(x, axis=-1, **o),
     "max_of_512": lambda x, **o: sj.max(jnp.concatenate([x + i for i in range(8)], axis=-1), axis=-1, **o),
+    "take": lambda x, **o: sj.take_along_axis(x, sj.argsort(x, **o), axis=-1),
     "standardised": lambda x, **o: sj.sort(x, standardize=True, **o),
     "quantile": lambda x, **o: sj.quantile(x, 0.3, axis=-1, **o),
     "median": lambda x, **o: sj.median(x, axis=-1, **o),
@@ -144,7 +145,7 @@ def vmapped(name: str) -> dict:
     with jax.set_mesh(mesh):
         split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("rows", None)))
         have = [jax.jit(jax.vmap(both))(split)]
-    if operator in ("median", "quantile", "standardised", "mask"):  # where no mesh is set
+    if operator in ("median", "quantile", "standardised", "mask", "take"):  # where no mesh is set
         have.append(jax.jit(jax.vmap(both))(split))
     with jax.set_mesh(mesh):
         if mode == "smooth":  # without a jit around them forward and backward are programs of their own

@@ -231,6 +231,19 @@ def test_ramps_at_every_scale(mode, name):
 
 
 @pytest.mark.parametrize("mode", cases.SOFT_MODES)
+@pytest.mark.parametrize("gated", [False, True])
+def test_ramps_far_below_the_softness(mode, gated):
+    """Half of x, and of its slope, where x / softness is no normal number."""
+    x = jnp.asarray([-3.0, 0.25, 2.0])
+    for softness in (1e38, jnp.asarray(1.5e38)):
+        rise = lambda x, tau=softness: sj.relu(x, softness=tau, mode=mode, gated=gated)
+        for of in (rise, jax.jit(rise)):
+            if gated:
+                np.testing.assert_allclose(of(x), x / 2, rtol=1e-6)
+            np.testing.assert_allclose(jax.grad(lambda x, of=of: of(x).sum())(x), 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", cases.SOFT_MODES)
 def test_the_sign_of_a_small_number_keeps_its_digits(mode):
     """And so does abs: both are polynomials in x / softness to first order."""
     slope = jax.grad(lambda x: sj.sign(x, softness=1.0, mode=mode))(0.0)

@@ -87,7 +87,7 @@ def test_batch_axes_stay_where_they_are():
 def test_vmap_over_a_sharded_axis():
     """On a mesh of JAX's default kind."""
     names = ["sort softsort smooth", "ranking neuralsort c0", "mask ot c1", "transpose softsort smooth"]
-    names += ["median neuralsort smooth", "quantile ot smooth", "standardised softsort c0"]
+    names += ["median neuralsort smooth", "quantile ot smooth", "standardised softsort c0", "take softsort smooth"]
     names += ["payload of all softsort hard", "payload of all_st softsort smooth", "transpose softsort hard"]
     lines = lines_of("--vmap", *names)
     assert [line["case"] for line in lines] == names
