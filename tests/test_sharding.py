@@ -107,8 +107,6 @@ SPREAD = {
 @pytest.mark.parametrize("kind", SPREAD)
 def test_devices_that_share_the_softened_axis(kind):
     """No key moves, forward or backward, and results along the axis are shared as the keys are."""
-    if OLD and kind != "Auto":
-        pytest.skip("meshes of other kinds are of JAX 0.11 on")
     lines = lines_of("--spread", kind, *SPREAD[kind])
     assert [line["case"] for line in lines] == SPREAD[kind]
     for line in lines:

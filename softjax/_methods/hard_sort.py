@@ -71,8 +71,9 @@ class _TopK(Operator):
     along_keys = (True,), (False, False)
 
     def run(self, *args):
-        # A barrier, or XLA finds slices of a sort in what uses the results, and sorts all.
-        return lax.optimization_barrier(tuple(lax.top_k(args[0], min(self.k, args[0].shape[-1]))))
+        # Barriers, or XLA finds slices of a sort in what uses the results, and sorts all. One for each: of both, where a
+        # program is for several devices, XLA in JAX 0.10 ends the process.
+        return tuple(map(lax.optimization_barrier, lax.top_k(args[0], min(self.k, args[0].shape[-1]))))
 
     def together(self, axes, own, found):
         """The largest of the largest of each device: a sum over devices lists them, which moves k numbers of each."""
