@@ -71,8 +71,8 @@ class _TopK(Operator):
     along_keys = (True,), (False, False)
 
     def run(self, *args):
-        # Barriers, or XLA finds slices of a sort in what uses the results, and sorts all. One for each: of both, where a
-        # program is for several devices, XLA in JAX 0.10 ends the process.
+        # Barriers, or XLA finds slices of a sort in what uses the results, and sorts all. One for each: of both
+        # together, in a program for several devices, XLA in JAX 0.10 ends the process.
         return tuple(map(lax.optimization_barrier, lax.top_k(args[0], min(self.k, args[0].shape[-1]))))
 
     def together(self, axes, own, found):
