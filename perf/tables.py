@@ -221,7 +221,8 @@ PEERS = Table(
         f"{_faster(records)}\n\n"
         "Time of the peer over this package's: above 1 this package is faster. Results were compared first. *same*:\n"
         "softness means the same and results agree; *near*: it does, in another definition of the operator; *limit*:\n"
-        "it does not, and both are near the hard result. Apart is the largest difference.\n\n"
+        "it does not, and both are near the hard result; *hard*: another library's hard operator, equal to JAX's.\n"
+        "Apart is the largest difference.\n\n"
     ),
     _untimed,
 )

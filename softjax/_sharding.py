@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 T = TypeVar("T")
@@ -57,6 +58,18 @@ def unchecked() -> contextlib.AbstractContextManager[Any]:
     except ImportError:
         return contextlib.nullcontext()
     return _check_vma(False)
+
+
+@custom_vmap
+def anywhere(flags: jax.Array) -> jax.Array:
+    """Is any of them true? One answer for all that is mapped, so that a branch on it stays a branch."""
+    return jnp.any(flags)
+
+
+@anywhere.def_vmap
+def _anywhere_in_the_batch(axis_size, in_batched, flags):
+    del axis_size, in_batched
+    return anywhere(flags), False
 
 
 # ---------------------------------------------------------------- batch axes: explicit ones stay where they are

@@ -8,7 +8,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_batching import custom_vmap
+
+from ._sharding import anywhere
 
 
 def finite_part(values: Array) -> Array:
@@ -45,7 +46,7 @@ def _product_of(subscripts: str, weights: Array, values: Array) -> Array:
     # Whatever is not finite among the values shows in the plain product, even at a weight of 0: NaN.
     plain = _einsum(subscripts, weights, values)
     careful = partial(_careful_product, subscripts)
-    return lax.cond(_anywhere(~jnp.isfinite(plain)), careful, lambda plain, *_: plain, plain, weights, values)
+    return lax.cond(anywhere(~jnp.isfinite(plain)), careful, lambda plain, *_: plain, plain, weights, values)
 
 
 @_product_of.defjvp
@@ -75,15 +76,3 @@ def _careful_product(subscripts: str, plain: Array, weights: Array, values: Arra
     alike = jnp.where(jnp.abs(total) == count, total / 0.0, total * jnp.nan)  # infinities of one sign, or NaN
     beside = jnp.where(count == 0, jnp.zeros_like(plain), alike)
     return jnp.where(jnp.isfinite(plain), plain, _einsum(subscripts, weights, finite_part(values)) + beside)
-
-
-@custom_vmap
-def _anywhere(flags: Array) -> Array:
-    return jnp.any(flags)
-
-
-@_anywhere.def_vmap
-def _anywhere_in_the_batch(axis_size, in_batched, flags):
-    """One answer for a whole batch, so that a branch on it stays a branch."""
-    del axis_size, in_batched
-    return _anywhere(flags), False

@@ -96,24 +96,89 @@ def test_parity(name, softness):
 
 
 def test_the_path():
-    """Known softness runs on points, without a sort; another does not."""
+    """A known softness runs on points, without a sort, or on keys; of another the program holds both and a branch."""
     x = jnp.zeros((2, N))
     for operator in (sj.sort, lambda x, **how: sj.top_k(x, 8, **how)[0], lambda x, **how: sj.top_k_mask(x, 8, **how)):
         gradient = lambda x, softness, operator=operator: jax.grad(
             lambda x: jnp.sum(operator(x, method="ot", softness=softness))
         )(x)
-        for softness, n in ENOUGH.items():
-            text = jax.jit(functools.partial(gradient, softness=softness)).lower(jnp.zeros((2, n))).as_text()
-            assert "stablehlo.sort" not in text
-        for steep in (0.029, jnp.float32(0.1)):
-            text = jax.jit(gradient).lower(x, jnp.float32(steep)).as_text()
-            assert "stablehlo.sort" in text
+        texts = [
+            jax.jit(functools.partial(gradient, softness=softness)).lower(jnp.zeros((2, n))).as_text()
+            for softness, n in (*ENOUGH.items(), (0.029, N))
+        ]
+        assert ["stablehlo.sort" in text for text in texts] == [False, False, False, True]
+        branches = [text.count("stablehlo.case") for text in texts]
+        for run, softness in ((gradient, jnp.float32(0.1)), (jax.vmap(gradient), jnp.full(2, 0.1))):
+            text = jax.jit(run).lower(x, softness).as_text()
+            assert "stablehlo.sort" in text and text.count("stablehlo.case") > branches[0] >= branches[-1]
     for softness, points_of_keys in ((0.1, 48), (0.05, 96), (0.03, 160)):
         keys = jnp.asarray(kinds(ENOUGH[softness])[0])
         info = sj.soft_permutation(keys, method="ot", softness=softness)[-32:].solver_info()
         assert (info.points == points_of_keys).all()
         assert (info.iterations < 20).all() and (info.marginal_error < 1e-2).all()
     assert (sj.soft_permutation(keys, method="ot", softness=0.02).solver_info().points == 0).all()
+
+
+@jax.jit
+def report(x, softness):
+    """Of rows as they are."""
+    return sj.soft_permutation(x, method="ot", softness=softness, standardize=False)[-32:].solver_info()
+
+
+def test_the_program_looks():
+    """Where softness or range is known as it runs alone: the range of every row decides, of each in its own units."""
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 1000)), jnp.float32)
+    x = x.at[:, 0].set(0.0).at[:, 1].set(1.0)
+    for scale, shift in ((1, 0), (1e-5, 0), (1e12, 0), (300, 4e3)):
+        for softness, points_of_keys in ((0.03, 160), (5.0, 160), (0.029, 0)):
+            assert (report(scale * x + shift, scale * softness).points == points_of_keys).all()
+    assert (report(x[:, :600], 0.05).points == 96).all() and (report(x[:, :N], 0.05).points == 0).all()
+    assert (report(x[:, :N], 0.1).points == 48).all() and (report(x[:, :200], 0.1).points == 0).all()
+    assert (report(x, jnp.asarray([1.0, 0.01, 1.0])).points == 0).all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=cases.slow_unless(name in ("top_k 32", "rank"))) for name in OPERATORS],
+)
+def test_parity_where_the_program_looks(name):
+    """Of keys as they are, some far from 0, on points: values, and gradients by keys and softness."""
+    x, names = kinds(N)
+    spread = np.maximum(np.ptp(x.astype(float), axis=1), 1e-3)
+    operator = functools.partial(OPERATORS[name], method="ot", standardize=False)
+
+    def loss(x, softness, implementation):
+        y = operator(x, softness=softness, implementation=implementation)
+        weights = jnp.asarray(np.random.default_rng(1).normal(size=(1, *y.shape[1:])), y.dtype)
+        return jnp.sum(y * weights), y
+
+    run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), static_argnums=2)
+    found = []
+    for dtype, implementation in ((np.float64, "dense"), (np.float32, "xla")):
+        with x64():
+            (by_keys, by_softness), value = run(jnp.asarray(x, dtype), jnp.asarray(0.2 * spread, dtype), implementation)
+            found.append([np.asarray(a, np.float64).reshape(len(x), -1) for a in (value, by_keys, by_softness)])
+    of_values = name.startswith(("sort", "top_k", "max", "min", "quantiles", "median"))
+    units = spread if of_values else np.ones(len(x))
+    for i, row in enumerate(names):
+        (want, slope, steep), (own, own_slope, own_steep) = ([a[i] for a in both] for both in found)
+        assert np.abs(own - want).max() < 2e-5 * units[i], row
+        assert np.abs(own_slope - slope).max() < 2e-4 * max(np.abs(slope).max(), 1e-5), row
+        assert np.abs(own_steep - steep).max() < 1e-3 * max(np.abs(steep).max(), 0.1), row
+
+
+@pytest.mark.parametrize("name", ["sort", "mask 41.0959"])
+def test_keys_themselves_where_the_program_looks(name):
+    """A softness too small for points, traced and known: the same, with the derivative by it."""
+    x = jnp.asarray(kinds(N)[0][:6])
+
+    def both(softness):
+        loss = lambda x, s: jnp.sum(jnp.sin(OPERATORS[name](x, method="ot", softness=s)))
+        return jax.value_and_grad(loss)(x, softness)
+
+    known, looking = both(0.01), jax.jit(both)(jnp.float32(0.01))
+    np.testing.assert_allclose(looking[0], known[0], rtol=1e-5)
+    np.testing.assert_allclose(looking[1], known[1], rtol=0, atol=2e-3 * np.abs(known[1]).max())
 
 
 @pytest.mark.parametrize("name", ["sort", "top_k 32", "rank"])

@@ -45,3 +45,26 @@ def test_sorted_keys_have_no_derivative():
     """Their users differentiate what they make of them by other means."""
     gradient = jax.grad(lambda x: jnp.sum(hard_sort.sorted_keys(x) ** 2))(jnp.asarray([[2.0, 1.0]]))
     np.testing.assert_array_equal(gradient, np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (3, 2), (129, 2), (777, 3), (2000, 3), (4096, 5), (20_011, 30)])
+def test_top_k_of_blocks(n, k):
+    """What `lax.top_k` finds, the first of equal keys, too, in rows with ties, infinities, and a NaN at the end."""
+    x = np.random.default_rng(n).normal(size=(6, n)).astype(np.float32)
+    x[1], x[2], x[3, ::3], x[4, ::2] = np.round(x[1]), -1, np.inf, -np.inf
+    x[5, -1] = np.nan
+    wanted = jax.lax.top_k(jnp.asarray(x), k)
+    for found, want in zip(
+        jax.jit(hard_sort._top_k_of_blocks, static_argnums=1)(jnp.asarray(x), k), wanted, strict=True
+    ):
+        np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize("n", [300, 5000])
+def test_zeros_are_one_number(n):
+    """Of either sign, and the first of them first: what ties with the k-th largest comes after it."""
+    x = np.full((1, n), -1.0, np.float32)
+    x[0, [3, 10, 40, 200]] = -0.0, -0.0, 0.0, -0.0
+    values, places = hard_sort.top_k(jnp.asarray(x), 3)
+    np.testing.assert_array_equal(places, [[3, 10, 40]])
+    assert (values == 0).all()

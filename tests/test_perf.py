@@ -164,6 +164,8 @@ def test_a_kernel_is_measured_and_shown(monkeypatch):
         ("limit", 1.0, [1.005, 2.0], None),
         ("limit", 1.0, [1.1, 2.0], "results differ from the hard ones by 1.0e-01"),
         ("limit", 1.5, [1.0, 2.0], "results differ from the hard ones by 5.0e-01"),
+        ("hard", 1.5, [1.1, 2.0], "results differ from the hard ones by 1.0e-01"),
+        ("hard", 1.5, [1.0, 2.0], None),
     ],
 )
 def test_unequal_results_are_refused(compare, meaning, ours, theirs, told):
@@ -177,8 +179,10 @@ def test_every_comparison_has_its_peers(compare):
     import environments
 
     for case in compare.COMPARISONS:
-        assert case.peers.keys() <= environments.PEERS.keys() and set(case.peers.values()) <= {"same", "near", "limit"}
-        assert case.theirs.keys() == case.peers.keys() - {"release"}
+        meanings = {"same", "near", "limit", "hard"}
+        assert case.peers.keys() <= environments.PEERS.keys() and set(case.peers.values()) <= meanings
+        without = {peer for peer, meaning in case.peers.items() if peer == "release" or meaning == "hard"}
+        assert case.theirs.keys() == case.peers.keys() - without
 
 
 def test_every_committed_result_is_on_the_page():

@@ -69,11 +69,11 @@ def refusal(case: Comparison, meaning: str, ours: np.ndarray, theirs: np.ndarray
     """Why the two may not be timed against each other, or None if their results are equal in the case's sense."""
     if ours.shape != theirs.shape:
         return f"{theirs.size} results against {ours.size}"
-    pairs = ((theirs, hard), (ours, hard)) if meaning == "limit" else ((theirs, ours),)
+    pairs = {"limit": ((theirs, hard), (ours, hard)), "hard": ((theirs, hard),)}.get(meaning, ((theirs, ours),))
     apart = max(float(np.max(np.abs(a - b))) for a, b in pairs)
     if apart <= case.agrees:  # not so for a NaN
         return None
-    return f"{'results differ from the hard ones' if meaning == 'limit' else 'results differ'} by {apart:.1e}"
+    return f"{'results differ from the hard ones' if meaning in ('limit', 'hard') else 'results differ'} by {apart:.1e}"
 
 
 def timed(workers: Sequence[Worker]) -> dict[str, dict[str, list[float]]]:
@@ -112,7 +112,8 @@ def compare(case: Comparison, _: float) -> Iterator[dict]:
                 refused[peer] = reason
                 workers.pop().process.communicate()
             else:
-                differences[peer] = float(np.max(np.abs(worker.values - ours.values)))
+                against = hard if meaning == "hard" else ours
+                differences[peer] = float(np.max(np.abs(worker.values - against.values)))
         seconds = timed(workers) if differences else {}
     finally:
         for worker in workers:

@@ -1,9 +1,10 @@
 """What is compared with whom. Nothing but the standard library: every environment imports this.
 
-A peer's softness has one of three meanings here. "same": it is ours, so results must agree to `agrees`. "near": it is
+A peer's softness has one of four meanings here. "same": it is ours, so results must agree to `agrees`. "near": it is
 ours in another definition of the operator, which is named below, and results may differ by as much as that definition
-does. "limit": it is another quantity, so both take one so small that each is the hard operator to `agrees`. Anything
-else has no common result, and is not timed.
+does. "limit": it is another quantity, so both take one so small that each is the hard operator to `agrees`. "hard": it
+has none and is a yardstick, another library's hard operator, equal to JAX's to `agrees`. Anything else has no common
+result, and is not timed.
 """
 
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ class Comparison:
         return f"{self.method} {operator}, {' x '.join(map(str, self.shape))}, softness {self.softness:g}"
 
 
+_HARD = {"numpy": "hard", "torch": "hard"}
+
 # Transport's other solvers stop where their default of 1e-3 in the marginals is not enough to agree (`theirs`).
 COMPARISONS = (
     Comparison("sort", "softsort", (1, 16_384), 0.1, {"release": "same"}, 1e-4),
@@ -45,4 +48,8 @@ COMPARISONS = (
     Comparison("sort", "softsort", (16, 256), 1e-4, {"diffsort": "limit"}, 1e-2, 0, {"diffsort": 1e6}),
     Comparison("top_k", "softsort", (16, 256), 1e-4, {"difftopk": "limit"}, 1e-2, 8, {"difftopk": 1e6}),
     Comparison("sort", "softsort", (1, 16_384), 1e-4, {"torchsort": "limit"}, 1e-2, 0, {"torchsort": 1e-3}),
+    Comparison("sort", "softsort", (1, 1_000_000), 0.1, _HARD, 1e-6),
+    Comparison("sort", "ot", (1, 1_000_000), 0.1, _HARD, 1e-6),
+    Comparison("top_k", "softsort", (64, 16_384), 0.1, _HARD, 1e-6, 32),
+    Comparison("top_k", "ot", (64, 16_384), 0.1, _HARD, 1e-6, 32),
 )

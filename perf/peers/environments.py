@@ -33,6 +33,8 @@ PEERS = {
     "release": Peer("release", ("softjax==0.1.1", _JAX)),
     "ott": Peer("ott", ("ott-jax>=0.5", _JAX)),
     "pot": Peer("pot", ("POT>=0.9.5",)),
+    "numpy": Peer("pot", ("numpy",)),
+    "torch": Peer("torch", _TORCH),
     # It compiles against the torch that is installed.
     "torchsort": Peer("torch", (*_TORCH, "torchsort"), ("--no-build-isolation",)),
     "diffsort": Peer("torch", (*_TORCH, "diffsort")),

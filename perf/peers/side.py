@@ -99,7 +99,7 @@ def in_jax(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator)
     return values, report, calls
 
 
-def in_numpy(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):
+def in_pot(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):
     """Of POT's Sinkhorn: the same transport problem as softjax's method "ot", forward only, in float64."""
     import ot
 
@@ -122,14 +122,27 @@ def in_numpy(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generato
     return forward(), {"dtype": "float64"}, {"forward": forward}
 
 
+def of_numpy(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):
+    """NumPy's hard operators; a top-k by `np.partition`, and a sort of what it leaves."""
+    if case.operator == "sort":
+        forward = lambda: np.sort(x, axis=-1)
+    else:
+        forward = lambda: np.sort(np.partition(x, -case.k, axis=-1)[:, -case.k :], axis=-1)[:, ::-1]
+    return forward(), {"dtype": "float32"}, {"forward": forward}
+
+
 def in_torch(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):
-    """Of torchsort, diffsort and difftopk."""
+    """Of torchsort, diffsort and difftopk, and PyTorch's hard operators."""
     import importlib
 
     import torch
 
-    library, theirs = importlib.import_module(side), case.theirs[side]
-    if side == "torchsort":
+    library, theirs = importlib.import_module(side), case.theirs.get(side)
+    if side == "torch":
+        operator = {"sort": lambda x: torch.sort(x).values, "top_k": lambda x: torch.topk(x, case.k).values}[
+            case.operator
+        ]
+    elif side == "torchsort":
         operator = lambda x: library.soft_sort(x, regularization_strength=theirs)
     elif side == "diffsort":
         network = library.DiffSortNet("bitonic", case.shape[1], steepness=theirs)
@@ -147,7 +160,8 @@ def in_torch(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generato
     return values.numpy(), report, {"forward": forward, "gradient": gradient}
 
 
-MAKERS = {"pot": in_numpy, **dict.fromkeys(("torchsort", "diffsort", "difftopk"), in_torch)}
+MAKERS = {"pot": in_pot, "numpy": of_numpy}
+MAKERS |= dict.fromkeys(("torch", "torchsort", "diffsort", "difftopk"), in_torch)
 """What makes a side's programs, if not in_jax: (side, comparison, x, draw) -> (values, report, {pass: call})."""
 
 

@@ -8,7 +8,7 @@ gap between wanted ranks, a filler with the mass of the ranks skipped. The plan'
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,13 @@ from jax import Array, lax
 from ..._axis import neighbours
 from ..._dispatch import by_kernels
 from ..._modes import Mode
+from ..._sharding import anywhere
 from ..._types import Float
 from ..base import AbstractMethod, Keys, PerRow, Ranks, SolverInfo, as_array, count
 from ..preprocess import spoiled
 from . import compressed, newton_cg
 from .compressed import Compressed
-from .semidual_newton import Problem, midway, plan, potentials
+from .semidual_newton import FOUND, Problem, midway, plan, potentials
 from .two_anchors import pair_mask
 
 
@@ -151,6 +152,11 @@ class Grade(NamedTuple):
     many: int
     coarse: int
 
+    @property
+    def least(self) -> float:
+        """The least softness, of keys of range 1; also as float32 has it."""
+        return self.softness * (1 - 1e-6)
+
     def panels(self, dtype: jnp.dtype) -> tuple[int, int]:
         """For few anchors and for many, of keys of a dtype."""
         return (self.few, self.many) if jnp.finfo(dtype).bits <= 32 else (4 * self.few, 3 * self.many)
@@ -161,6 +167,8 @@ class Grade(NamedTuple):
 
 
 _GRADES = (Grade(0.1, 3, 2, 7), Grade(0.05, 6, 4, 10), Grade(0.03, 10, 7, 14))
+_ONLY_FOUND = jax.checkpoint_policies.save_only_these_names(FOUND)
+T = TypeVar("T")
 
 
 @final
@@ -168,11 +176,13 @@ _GRADES = (Grade(0.1, 3, 2, 7), Grade(0.05, 6, 4, 10), Grade(0.03, 10, 7, 14))
 class OptimalTransport(AbstractMethod):
     """Optimal transport, in O(n) memory however many ranks are wanted.
 
-    In the smooth mode, where the softness is known to be of a `grade`, Chebyshev points stand for many keys.
+    In the smooth mode Chebyshev points stand for many keys where the softness is of a `grade`, relative to their range.
+    Where that is not `known` before the program runs, it looks and branches.
     """
 
     automatic: bool = True
     grade: Grade | None = None
+    known: bool = False
     name = "ot"
     joint = True
     standardize = True
@@ -186,29 +196,39 @@ class OptimalTransport(AbstractMethod):
         return DEFINITION
 
     def at_softness(self, least: float, standardize: bool) -> AbstractMethod:
-        graded = (grade for grade in _GRADES if standardize and least >= grade.softness * (1 - 1e-6))  # in float32, too
-        return replace(self, grade=next(graded, None))
+        graded = (grade for grade in _GRADES if standardize and least >= grade.least)
+        return replace(self, grade=next(graded, None), known=standardize and least > 0)
 
-    def _compressed(
-        self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, payload: Float[Array, "batch n d"] | None = None
-    ) -> Compressed | None:
-        """The problem on points, None where keys are taken as they are."""
-        n = x.shape[-1]
-        if (grade := self._on_points(n, mode)) is None:
-            return None
-        few, many = grade.panels(x.dtype)
-        if isinstance(ranks, range):
-            panels = many if len(ranks) >= many * compressed.MANY else few
-            return compressed.solved(x, compressed.anchors(ranks, n, panels, grade.coarse), tau, panels, payload)
-        if isinstance(ranks, jax.Array) and ranks.shape == (1,):
-            return compressed.solved(x, compressed.anchors_of_one(ranks.astype(x.dtype), n), tau, few, payload)
-        return None
+    def _either(
+        self,
+        given: tuple[Keys, Ranks | None],
+        tau: PerRow,
+        mode: Mode,
+        on_points: Callable[[Grade], T],
+        by_keys: Callable[[Keys], T],
+    ) -> T:
+        """The result for keys and ranks on points of a grade, or by the keys themselves."""
+        x, ranks = given
+        grade = self._grade(x.shape[-1], ranks, mode)
+        if grade is None:
+            return by_keys(x)
+        if self.known:
+            return on_points(grade)
+        held, size = lax.stop_gradient((x, tau))
+        low, high = jnp.min(held, axis=1, keepdims=True), jnp.max(held, axis=1, keepdims=True)
+        steep = size[:, None] < grade.least * jnp.maximum(high - low, compressed.LEAST_RANGE)
+        # What the branch not taken would save for a derivative is made anew, but for the potentials.
+        by_keys = jax.checkpoint(by_keys, prevent_cse=False, policy=_ONLY_FOUND)
+        place = (low / 2 + high / 2) - 0.5  # where logits keep their digits
+        return lax.cond(anywhere(steep), lambda: by_keys(x - place), lambda: on_points(grade))
 
-    def _on_points(self, n: Any, mode: Mode) -> Grade | None:
-        """The grade, where points stand for keys."""
-        if self.grade is None or mode.degree is not None:
+    def _grade(self, n: Any, ranks: Ranks | None, mode: Mode) -> Grade | None:
+        """The grade by which points may stand for keys, None where they do not."""
+        neighbours_or_one = ranks is None or isinstance(ranks, range) or getattr(ranks, "shape", None) == (1,)
+        if mode.degree is not None or not isinstance(n, int) or not neighbours_or_one:
             return None
-        return self.grade if isinstance(n, int) and self.grade.worthwhile(n) else None
+        grades = (self.grade,) if self.known else reversed(_GRADES)
+        return next((grade for grade in grades if grade is not None and grade.worthwhile(n)), None)
 
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
         """Do these ranks and the fillers between them make few anchors? Rows of symbolic length are never streamed."""
@@ -216,80 +236,109 @@ class OptimalTransport(AbstractMethod):
 
     @by_kernels
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
-        if found := self._compressed(x, ranks, tau, mode):
-            return found.rows() + spoiled(tau)[:, None, None]
-        return rows(x, ranks, tau, mode)
+        on_points = lambda grade: _compressed(grade, x, ranks, tau).rows() + spoiled(tau)[:, None, None]
+        return self._either((x, ranks), tau, mode, on_points, lambda x: rows(x, ranks, tau, mode))
 
     @by_kernels
     def apply(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
-        if found := self._compressed(x, ranks, tau, mode, x[:, :, None] if payload is None else payload):
-            return found.values() + spoiled(tau)[:, None, None]
-        if self.writes_rows(x.shape[-1], ranks):
-            return DEFINITION.apply(x, ranks, payload, tau, mode)
-        problem, bins = _problem(x, ranks, tau)
-        psi, _ = newton_cg.potentials(mode, problem)
-        sums, _ = newton_cg.solved_sweep(mode, psi, problem, x[:, :, None] if payload is None else payload, None)
-        return _pick(sums[:, :, :-1] / lax.stop_gradient(sums[:, :, -1:]), bins) + spoiled(tau)[:, None, None]
+        v = x[:, :, None] if payload is None else payload
+
+        def by_keys(x):
+            if self.writes_rows(x.shape[-1], ranks):
+                return DEFINITION.apply(x, ranks, v, tau, mode)
+            problem, bins = _problem(x, ranks, tau)
+            psi, _ = newton_cg.potentials(mode, problem)
+            sums, _ = newton_cg.solved_sweep(mode, psi, problem, v, None)
+            return _pick(sums[:, :, :-1] / lax.stop_gradient(sums[:, :, -1:]), bins) + spoiled(tau)[:, None, None]
+
+        on_points = lambda grade: _compressed(grade, x, ranks, tau, v).values() + spoiled(tau)[:, None, None]
+        return self._either((x, ranks), tau, mode, on_points, by_keys)
 
     def transposed(
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
     ) -> Float[Array, "batch n d"]:
-        if found := self._compressed(x, ranks, tau, mode):
-            return found.transposed(y) + spoiled(tau)[:, None, None]
-        if self.writes_rows(x.shape[-1], ranks):
-            return DEFINITION.transposed(x, ranks, y, tau, mode)
-        problem, bins = _problem(x, ranks, tau)
-        psi, _ = newton_cg.potentials(mode, problem)
-        received = _pick(lax.stop_gradient(newton_cg.received(mode, problem)(psi)), bins)[:, :, None]
-        values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
-        return newton_cg.solved_sweep(mode, psi, problem, None, values)[1] + spoiled(tau)[:, None, None]
+        def by_keys(x):
+            if self.writes_rows(x.shape[-1], ranks):
+                return DEFINITION.transposed(x, ranks, y, tau, mode)
+            problem, bins = _problem(x, ranks, tau)
+            psi, _ = newton_cg.potentials(mode, problem)
+            received = _pick(lax.stop_gradient(newton_cg.received(mode, problem)(psi)), bins)[:, :, None]
+            values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
+            return newton_cg.solved_sweep(mode, psi, problem, None, values)[1] + spoiled(tau)[:, None, None]
+
+        on_points = lambda grade: _compressed(grade, x, ranks, tau).transposed(y) + spoiled(tau)[:, None, None]
+        return self._either((x, ranks), tau, mode, on_points, by_keys)
 
     def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Keys:
         """Every element's expected anchor: rows of the plan are distributions over the ranks."""
         n = x.shape[-1]
-        if found := self._compressed(x, neighbours(0, n), tau, mode):
-            return found.expected() + spoiled(tau)[:, None]
-        if self.writes_rows(n, neighbours(0, n)):
-            return DEFINITION.rank(x, tau, mode)
-        problem, _ = _problem(x, range(n), tau)
-        psi, _ = newton_cg.potentials(mode, problem)
-        positions = jnp.broadcast_to(jnp.arange(n, dtype=x.dtype), x.shape)
-        sums = newton_cg.solved_sweep(mode, psi, problem, None, positions[:, :, None])[1]
-        return sums[:, :, 0] + spoiled(tau)[:, None]
+        ranks = neighbours(0, n)
+
+        def by_keys(x):
+            if self.writes_rows(n, ranks):
+                return DEFINITION.rank(x, tau, mode)
+            problem, _ = _problem(x, ranks, tau)
+            psi, _ = newton_cg.potentials(mode, problem)
+            positions = jnp.broadcast_to(jnp.arange(n, dtype=x.dtype), x.shape)
+            sums = newton_cg.solved_sweep(mode, psi, problem, None, positions[:, :, None])[1]
+            return sums[:, :, 0] + spoiled(tau)[:, None]
+
+        on_points = lambda grade: _compressed(grade, x, ranks, tau).expected() + spoiled(tau)[:, None]
+        return self._either((x, ranks), tau, mode, on_points, by_keys)
 
     def values_and_rows(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
-        by_rows = lambda: super(OptimalTransport, self).values_and_rows(x, ranks, payload, tau, mode)
-        if not self._on_points(x.shape[-1], mode):
-            return by_rows()
+        plain, v = super().values_and_rows, x[:, :, None] if payload is None else payload
+        if self._grade(x.shape[-1], ranks, mode) is None:
+            return plain(x, ranks, payload, tau, mode)
 
-        def at_once(*_):
-            found = self._compressed(x, ranks, tau, mode, x[:, :, None] if payload is None else payload)
-            if found is None:
-                return by_rows()
+        def on_points(grade):
+            found = _compressed(grade, x, ranks, tau, v)
             return found.values() + spoiled(tau)[:, None, None], found.rows() + spoiled(tau)[:, None, None]
 
+        def by_keys(x):
+            return replace(self, automatic=False, grade=None, known=True).values_and_rows(x, ranks, v, tau, mode)
+
+        at_once = lambda *_: self._either((x, ranks), tau, mode, on_points, by_keys)
         if not self.automatic:
             return at_once()
         # Where a kernel may write the rows, they are multiplied.
-        return lax.platform_dependent(x, cuda=lambda _: by_rows(), tpu=lambda _: by_rows(), default=at_once)
+        by_kernel = lambda _: plain(x, ranks, payload, tau, mode)
+        return lax.platform_dependent(x, cuda=by_kernel, tpu=by_kernel, default=at_once)
 
     @by_kernels
     def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
-        if grade := self._on_points(x.shape[-1], mode):
+        def on_points(grade):
             return compressed.mask(x, k, tau, grade.panels(x.dtype)[0], grade.coarse) + spoiled(tau)[:, None]
-        return _mask(x, k, tau, mode)
+
+        return self._either((x, None), tau, mode, on_points, lambda x: _mask(x, k, tau, mode))
 
     def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
-        if found := self._compressed(x, ranks, tau, mode):
+        def on_points(grade):
+            found = _compressed(grade, x, ranks, tau)
             steps, error = compressed.report(found)
             points = jnp.full(tau.shape, found.nodes.keys.shape[1], jnp.int32)
             return SolverInfo(jnp.broadcast_to(steps, tau.shape), error + spoiled(tau), points)
-        solver = potentials if self.writes_rows(x.shape[-1], ranks) else newton_cg.potentials
-        return _solver_info(x, ranks, tau, mode, solver)
+
+        def by_keys(x):
+            solver = potentials if self.writes_rows(x.shape[-1], ranks) else newton_cg.potentials
+            return _solver_info(x, ranks, tau, mode, solver)
+
+        return self._either((x, ranks), tau, mode, on_points, by_keys)
+
+
+def _compressed(
+    grade: Grade, x: Keys, ranks: Ranks, tau: PerRow, payload: Float[Array, "batch n d"] | None = None
+) -> Compressed:
+    """The problem on the points of a grade."""
+    n, (few, many) = x.shape[-1], grade.panels(x.dtype)
+    if isinstance(ranks, range):
+        panels = many if len(ranks) >= many * compressed.MANY else few
+        return compressed.solved(x, compressed.anchors(ranks, n, panels, grade.coarse), tau, panels, payload)
+    return compressed.solved(x, compressed.anchors_of_one(as_array(ranks, x.dtype), n), tau, few, payload)
 
 
 def _solver_info(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode, solver: Callable[..., Any]) -> SolverInfo:

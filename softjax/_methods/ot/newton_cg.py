@@ -25,6 +25,7 @@ from .semidual_newton import (
     newton,
     no_tangent,
     project,
+    remembered,
     rounding,
     scaled_keys,
     sinkhorn_rounds,
@@ -151,6 +152,7 @@ def potentials(mode: Mode, problem: Problem) -> tuple[Potentials, SolverInfo]:
 def _potentials_jvp(mode, primals, tangents):
     (problem,), (change,) = primals, tangents
     psi, info = potentials(mode, problem)
+    psi = remembered(psi)
     moved = jax.jvp(lambda problem: received(mode, problem)(psi), (problem,), (change,))[1]
     return (psi, info), (_response(mode, psi, problem, moved - change.masses[None]), no_tangent(info))
 

@@ -30,12 +30,21 @@ from ..base import SolverInfo
 from ..hard_sort import sorted_keys
 
 MAX_STEPS = 60
+FOUND = "found"
+"""By this name `jax.checkpoint` keeps what a solver found."""
 NEVER = -1e30
 """The logit of an anchor that holds no mass."""
 
 Keys = Float[Array, "batch n"]
 Plan = Float[Array, "batch k n"]
 Potentials = Float[Array, "batch k"]
+
+
+def remembered(found: Array) -> Array:
+    """What a solver found, by the name `FOUND`."""
+    from jax.ad_checkpoint import checkpoint_name  # a module that importing JAX leaves out
+
+    return checkpoint_name(found, FOUND)
 
 
 def no_tangent(info: SolverInfo) -> SolverInfo:
@@ -322,6 +331,7 @@ def potentials(mode: Mode, problem: Problem) -> tuple[Potentials, SolverInfo]:
 def _potentials_jvp(mode, primals, tangents):
     (problem,), (change,) = primals, tangents
     psi, info = potentials(mode, problem)
+    psi = remembered(psi)
     return (psi, info), (_response(mode, psi, problem, change)[2], no_tangent(info))
 
 
@@ -343,5 +353,6 @@ def _plan(mode: Mode, problem: Problem) -> Plan:
 @_plan.defjvp
 def _plan_jvp(mode, primals, tangents):
     (problem,), (change,) = primals, tangents
-    p, dp, step = _response(mode, potentials(mode, problem)[0], problem, change)
+    psi = remembered(potentials(mode, problem)[0])
+    p, dp, step = _response(mode, psi, problem, change)
     return p, dp + _turned(mode, p, step[:, :, None])

@@ -19,7 +19,7 @@ from ..._sharding import vary_alike
 from ..._types import Float
 from ..base import SolverInfo
 from ..hard_sort import sorted_keys
-from .semidual_newton import no_tangent
+from .semidual_newton import no_tangent, remembered
 
 Keys = Float[Array, "batch n"]
 PerRow = Float[Array, " batch"]
@@ -49,7 +49,7 @@ def _margin(mode: Mode, y: Keys, k: PerRow, tau: PerRow) -> Keys:
     lower = jnp.clip(jnp.ceil(below) - 1, 0, n - 1).astype(jnp.int32)
     at = partial(jnp.take_along_axis, s, axis=-1)
     first, second = at(lower[:, None]), at(upper[:, None])
-    t = first + (second - first) / 2
+    t = remembered(first + (second - first) / 2)
     scale = tau[:, None] / 2
     return jnp.clip(y - t, -mode.reach * scale, mode.reach * scale) / scale
 
@@ -95,6 +95,7 @@ def shift(mode: Mode, margin: Keys, k: PerRow) -> tuple[PerRow, SolverInfo]:
 def _shift_jvp(mode, primals, tangents):
     (margin, k), (d_margin, dk) = primals, tangents
     c, info = shift(mode, margin, k)
+    c = remembered(c)
     slopes = jax.jvp(SHARES[mode.degree], (margin + c[:, None],), (jnp.ones_like(margin),))[1]
     total = jnp.sum(slopes, axis=-1)
     moves = total > 0  # where a gap is wider than a sparse step, c has no influence and no derivative
