@@ -198,9 +198,9 @@ def _peers(records: Records) -> list[list[str]]:
 def _faster(records: Records) -> str:
     lines = []
     for r, peer, which, theirs, ours in _timed(records):
-        if (less := median(ratios(ours, theirs))) > 1:
+        if r["peers"][peer] != "hard" and (less := median(ratios(ours, theirs))) > 1:
             lines.append(f"- {peer} in {less:.1f} times less time: {r['case']}, {which}")
-    return "A peer is faster here:\n\n" + "\n".join(lines) if lines else "No peer is faster in what follows."
+    return "A soft peer is faster here:\n\n" + "\n".join(lines) if lines else "No soft peer is faster in what follows."
 
 
 def _untimed(records: Records) -> list[str]:

@@ -78,7 +78,7 @@ class _TopK(Operator):
         return self.run_on(None, *args)
 
     def run_on(self, target, *args):
-        x = jnp.where(args[0] == 0, jnp.zeros_like(args[0]), args[0])  # -0 is no less than 0
+        (x,) = args
         k, on_cpu = min(self.k, x.shape[-1]), target is not None and target.platform == "cpu"
         found = (_top_k_of_blocks if on_cpu and x.shape[-1] >= _BLOCK * k else lax.top_k)(x, k)
         # Barriers, or XLA finds slices of a sort in what uses the results, and sorts all. One for each: of both

@@ -117,6 +117,7 @@ class _Picked(NamedTuple):
 
 
 def _picked(x: Keys, k: int, tau: PerRow, mode: Mode) -> _Picked:
+    x = with_slope_of(x, jnp.where(x == 0, jnp.zeros_like(x), x))  # for a top-k -0 is less than 0, and for a tie equal
     s, places = top_k(x, k)
     c = lax.stop_gradient(s[:, -1:])
     tied = ((x == c) & (lax.broadcasted_iota(places.dtype, x.shape, 1) >= places[:, -1:])).astype(x.dtype)
