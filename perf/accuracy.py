@@ -105,8 +105,10 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, table in found.items():
         print(table, end="\n\n")
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text = re.sub(pattern, lambda match, table=table: match[1] + table + match[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        whole = lambda match, table=table: f"{match[1]}{table}\n{match[2]}"
+        text, count = re.subn(pattern, whole, text, flags=re.DOTALL)
+        assert count == 1, f"{PAGE} has no place for {name}"
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -129,7 +129,7 @@ def test_the_program_looks():
     """Where softness or range is known as it runs alone: the range of every row decides, of each in its own units."""
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 1000)), jnp.float32)
     x = x.at[:, 0].set(0.0).at[:, 1].set(1.0)
-    for scale, shift in ((1, 0), (1e-5, 0), (1e12, 0), (300, 4e3)):
+    for scale, shift in ((1, 0), (1e-20, 0), (1e12, 0), (300, 4e3)):
         for softness, points_of_keys in ((0.03, 160), (5.0, 160), (0.029, 0)):
             assert (report(scale * x + shift, scale * softness).points == points_of_keys).all()
     assert (report(x[:, :600], 0.05).points == 96).all() and (report(x[:, :N], 0.05).points == 0).all()
@@ -179,6 +179,45 @@ def test_keys_themselves_where_the_program_looks(name):
     known, looking = both(0.01), jax.jit(both)(jnp.float32(0.01))
     np.testing.assert_allclose(looking[0], known[0], rtol=1e-5)
     np.testing.assert_allclose(looking[1], known[1], rtol=0, atol=2e-3 * np.abs(known[1]).max())
+
+
+@pytest.mark.parametrize(("softness", "points_of_keys"), [(0.1, 48), (0.01, 0)])
+def test_masks_of_narrow_rows(softness, points_of_keys):
+    """Of keys as they are: their unit does not matter on points, and by the keys not from a softness of 1e-6 on."""
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, N)), jnp.float32)
+    mask = jax.jit(lambda x, softness: sj.top_k_mask(x, 8, softness=softness, standardize=False))
+    assert (report(x, softness).points == points_of_keys).all()
+    for scale in (2.0**-13, 2.0**40) if softness == 0.01 else (2.0**-100, 2.0**40):
+        np.testing.assert_allclose(mask(scale * x, scale * softness), mask(x, softness), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("spread", [0.0, 1e-5])
+def test_second_derivatives_of_narrow_rows(standardize, spread):
+    """In float32 and float64."""
+
+    def product(dtype):
+        rng = np.random.default_rng(0)
+        x, direction, weights = (rng.normal(size=size).astype(np.float32) for size in (N, N, 8))
+        operator = lambda x: sj.top_k(x, 8, method="ot", standardize=standardize)[0]
+        gradient = jax.grad(lambda x: jnp.sum(jnp.asarray(weights, dtype) * jnp.sin(3 * operator(x))))
+        given = [jnp.asarray(a, dtype) for a in (0.3 + np.float32(spread) * x * (not standardize), direction)]
+        return jax.jit(lambda x, u: jax.jvp(gradient, (x,), (u,))[1])(*given)
+
+    with x64():
+        want, own = product(np.float64), product(np.float32)
+    np.testing.assert_allclose(own, want, rtol=0, atol=0.02 * np.abs(want).max())
+
+
+def test_no_rows():
+    """An empty batch, of a softness known and not."""
+    x = jnp.zeros((0, N))
+    for operator in (sj.sort, sj.top_k_mask, lambda x, **how: sj.top_k(x, 3, **how)[0]):
+        given = (x, 2) if operator is sj.top_k_mask else (x,)
+        for softness in (0.1, jnp.float32(0.1)):
+            run = jax.jit(lambda *given, s, operator=operator: operator(*given, softness=s, method="ot"))
+            assert run(*given, s=softness).shape[0] == operator(*given, softness=0.1, method="ot").shape[0] == 0
+    assert sj.top_k(jnp.zeros((0, 1024)), 2)[0].shape == (0, 2)
 
 
 @pytest.mark.parametrize("name", ["sort", "top_k 32", "rank"])

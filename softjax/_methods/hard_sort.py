@@ -100,19 +100,19 @@ class _TopK(Operator):
 def _top_k_of_blocks(x: Keys, k: int) -> tuple[Float[Array, "batch k"], Int[Array, "batch k"]]:
     """`lax.top_k` in blocks of neighbours whose maxima are the k largest: they hold the k largest keys.
 
-    Of equal keys the first ones count, and of equal maxima. XLA's CPU top-k compares key by key, which takes ten times
-    as long as the maxima [measured].
+    Of equal keys the first ones count, and of equal maxima; zeros are of one sign. A row's NaN may be missed. XLA's CPU
+    top-k compares key by key, which takes ten times as long as the maxima [measured].
     """
     n = x.shape[-1]
     size = round((n / k) ** 0.5)
     whole = n - n % size
-    blocks = x[:, :whole].reshape(x.shape[0], -1, size)
+    blocks = x[:, :whole].reshape(x.shape[0], whole // size, size)
     maxima = jnp.max(jnp.where(jnp.isnan(blocks), jnp.inf, blocks), axis=2)  # XLA's vectorised maximum drops a NaN
     chosen = lax.top_k(maxima, k)[1]
     ascending = -lax.top_k(-chosen, k)[0]
     within = ascending[:, :, None] * size + lax.iota(chosen.dtype, size)[None, None]
     rest = jnp.broadcast_to(jnp.arange(whole, n, dtype=chosen.dtype), (x.shape[0], n - whole))
-    index = jnp.concatenate([within.reshape(x.shape[0], -1), rest], axis=1)
+    index = jnp.concatenate([within.reshape(x.shape[0], k * size), rest], axis=1)
     values, places = lax.top_k(gather(x, index), k)
     return values, gather(index, places)
 

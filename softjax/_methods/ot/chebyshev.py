@@ -90,7 +90,7 @@ def _factors(t: Array, panels: int) -> tuple[Array, Array]:
     stacked = lax.optimization_barrier(jnp.stack(low))
     high = jnp.stack([jnp.ones_like(t), 2 * stacked[_LOW // 2] ** 2 - 1])
     every = lax.broadcasted_iota(t.dtype, (panels, 1, *t.shape), 0)
-    return stacked, jnp.where(panel[None, None] == every, high[None], 0.0).reshape(-1, *t.shape)
+    return stacked, jnp.where(panel[None, None] == every, high[None], 0.0).reshape(2 * panels, *t.shape)
 
 
 def _chunks(n: int) -> tuple[int, int]:
@@ -118,7 +118,13 @@ def _filled(a: Array, size: int) -> Array:
 
 def _in_turn(target: Target | None, a: Array) -> bool:
     """Is it for one CPU, which takes rows and chunks one after another?"""
-    return target is not None and target.platform == "cpu" and target.local and isinstance(a.shape[0], int)
+    return (
+        target is not None
+        and target.platform == "cpu"
+        and target.local
+        and isinstance(a.shape[0], int)
+        and a.shape[0] > 0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +143,7 @@ class NodeWeights(Operator):
         sums = self._in_turn(t, v) if _in_turn(target, t) else self._whole(t, v)
         sums = sums.reshape(*v.shape[:2], self.panels, POINTS)
         weights = _sum("bdpf,qf->bdpq", sums, jnp.asarray(_PRODUCTS, v.dtype))
-        return (weights.reshape(*v.shape[:2], -1),)
+        return (weights.reshape(*v.shape[:2], self.panels * POINTS),)
 
     def _whole(self, t: Places, v: PerKey) -> Float[Array, "batch d h l"]:
         low, high = _factors(t, self.panels)
@@ -183,7 +189,7 @@ class Interpolated(Operator):
         values = values.reshape(batch, d, self.panels, POINTS)
         factors = _sum("bdpq,qf->bdpf", values, jnp.asarray(_PRODUCTS, values.dtype))
         form = self._in_turn if _in_turn(target, t) else self._whole
-        return (form(t, factors.reshape(batch, d, -1, _LOW)),)
+        return (form(t, factors.reshape(batch, d, 2 * self.panels, _LOW)),)
 
     def _whole(self, t: Places, factors: Float[Array, "batch d h l"]) -> PerKey:
         low, high = _factors(t, self.panels)
@@ -192,7 +198,7 @@ class Interpolated(Operator):
     def _in_turn(self, t: Places, factors: Float[Array, "batch d h l"]) -> PerKey:
         (batch, n), d = t.shape, factors.shape[1]
         count, size = _chunks(n)
-        t, factors = _filled(t, count * size), factors.reshape(batch * d, -1, _LOW)
+        t, factors = _filled(t, count * size), factors.reshape(batch * d, 2 * self.panels, _LOW)
 
         def put(i, out):
             column, first = _place(i, count, size)

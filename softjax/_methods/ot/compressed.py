@@ -37,8 +37,6 @@ _SINKHORN = 4
 _MAX_STEPS = 40
 _STRIDE = 2.0
 """The most that a potential moves by Newton's method at a time: beyond it the plan is another one."""
-LEAST_RANGE = 2.0**-30
-"""The range that points of keys span at least, so that derivatives by their places in it stay in a float's."""
 _KNOWN = 4096
 """Up to so many ranks a constant holds the polynomials at each."""
 
@@ -383,7 +381,7 @@ def solved(
     """The transport of keys y, solved on the points of so many panels."""
     array = lambda a: jnp.asarray(a, y.dtype)
     low, high = (f(lax.stop_gradient(y), axis=1, keepdims=True) for f in (jnp.min, jnp.max))
-    half = jnp.maximum((high - low) / 2, LEAST_RANGE / 2)  # sums do not depend on where their points are
+    half = jnp.maximum((high - low) / 2, 2.0**-10)  # sums do not depend on where their points are
     keys = y - (low + high) / 2
     t = keys / half
     if payload is None:

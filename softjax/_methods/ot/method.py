@@ -140,8 +140,8 @@ _FEW = 128
 
 
 class Grade(NamedTuple):
-    """What is enough for standardised keys and a softness of at least so much, however the keys lie: panels of points
-    for few anchors, and for many, whose plan is smoother, in float32; and dimensions of the solver's coarse space.
+    """What is enough for keys of range 1 and a softness of at least so much, however the keys lie: panels of points for
+    few anchors, and for many, whose plan is smoother, in float32; and dimensions of the solver's coarse space.
 
     At 0.1 points alone err by 4e-6 of the row's spread, and 2e-8, in exact arithmetic, for the worst keys that a search
     finds.
@@ -204,23 +204,27 @@ class OptimalTransport(AbstractMethod):
         given: tuple[Keys, Ranks | None],
         tau: PerRow,
         mode: Mode,
-        on_points: Callable[[Grade], T],
-        by_keys: Callable[[Keys], T],
+        on_points: Callable[[Grade, Keys, PerRow], T],
+        by_keys: Callable[[Keys, PerRow], T],
     ) -> T:
         """The result for keys and ranks on points of a grade, or by the keys themselves."""
         x, ranks = given
         grade = self._grade(x.shape[-1], ranks, mode)
         if grade is None:
-            return by_keys(x)
+            return by_keys(x, tau)
         if self.known:
-            return on_points(grade)
-        held, size = lax.stop_gradient((x, tau))
+            return on_points(grade, x, tau)
+        held, size = lax.stop_gradient((x, tau[:, None]))
         low, high = jnp.min(held, axis=1, keepdims=True), jnp.max(held, axis=1, keepdims=True)
-        steep = size[:, None] < grade.least * jnp.maximum(high - low, compressed.LEAST_RANGE)
-        # What the branch not taken would save for a derivative is made anew, but for the potentials.
+        steep = anywhere(size < grade.least * (high - low))
+        # The plan depends on distances in units of the softness: they get a range near 1, or a softness near 1/8.
+        unit = lax.reduce_precision(jnp.maximum(high - low, 8 * size), jnp.finfo(x.dtype).nexp, 0)
+        scaled = (x - (low / 2 + high / 2)) / unit, tau / unit[:, 0]
+        # Logits keep their digits where keys are near 1/2; a mask is made of distances.
+        nearer = x if ranks is None else x - (jnp.clip(0.5, low, high) - 0.5)
+        # What the branch not taken would save for a derivative is made anew, but for what solvers found.
         by_keys = jax.checkpoint(by_keys, prevent_cse=False, policy=_ONLY_FOUND)
-        place = (low / 2 + high / 2) - 0.5  # where logits keep their digits
-        return lax.cond(anywhere(steep), lambda: by_keys(x - place), lambda: on_points(grade))
+        return lax.cond(steep, lambda: by_keys(nearer, tau), lambda: on_points(grade, *scaled))
 
     def _grade(self, n: Any, ranks: Ranks | None, mode: Mode) -> Grade | None:
         """The grade by which points may stand for keys, None where they do not."""
@@ -236,8 +240,8 @@ class OptimalTransport(AbstractMethod):
 
     @by_kernels
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
-        on_points = lambda grade: _compressed(grade, x, ranks, tau).rows() + spoiled(tau)[:, None, None]
-        return self._either((x, ranks), tau, mode, on_points, lambda x: rows(x, ranks, tau, mode))
+        on_points = lambda grade, x, tau: _compressed(grade, x, ranks, tau).rows() + spoiled(tau)[:, None, None]
+        return self._either((x, ranks), tau, mode, on_points, lambda x, tau: rows(x, ranks, tau, mode))
 
     @by_kernels
     def apply(
@@ -245,7 +249,7 @@ class OptimalTransport(AbstractMethod):
     ) -> Float[Array, "batch r d"]:
         v = x[:, :, None] if payload is None else payload
 
-        def by_keys(x):
+        def by_keys(x, tau):
             if self.writes_rows(x.shape[-1], ranks):
                 return DEFINITION.apply(x, ranks, v, tau, mode)
             problem, bins = _problem(x, ranks, tau)
@@ -253,13 +257,13 @@ class OptimalTransport(AbstractMethod):
             sums, _ = newton_cg.solved_sweep(mode, psi, problem, v, None)
             return _pick(sums[:, :, :-1] / lax.stop_gradient(sums[:, :, -1:]), bins) + spoiled(tau)[:, None, None]
 
-        on_points = lambda grade: _compressed(grade, x, ranks, tau, v).values() + spoiled(tau)[:, None, None]
+        on_points = lambda grade, x, tau: _compressed(grade, x, ranks, tau, v).values() + spoiled(tau)[:, None, None]
         return self._either((x, ranks), tau, mode, on_points, by_keys)
 
     def transposed(
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
     ) -> Float[Array, "batch n d"]:
-        def by_keys(x):
+        def by_keys(x, tau):
             if self.writes_rows(x.shape[-1], ranks):
                 return DEFINITION.transposed(x, ranks, y, tau, mode)
             problem, bins = _problem(x, ranks, tau)
@@ -268,7 +272,7 @@ class OptimalTransport(AbstractMethod):
             values = jnp.zeros((*psi.shape, y.shape[-1]), y.dtype).at[:, bins].set(y / received)
             return newton_cg.solved_sweep(mode, psi, problem, None, values)[1] + spoiled(tau)[:, None, None]
 
-        on_points = lambda grade: _compressed(grade, x, ranks, tau).transposed(y) + spoiled(tau)[:, None, None]
+        on_points = lambda grade, x, tau: _compressed(grade, x, ranks, tau).transposed(y) + spoiled(tau)[:, None, None]
         return self._either((x, ranks), tau, mode, on_points, by_keys)
 
     def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Keys:
@@ -276,7 +280,7 @@ class OptimalTransport(AbstractMethod):
         n = x.shape[-1]
         ranks = neighbours(0, n)
 
-        def by_keys(x):
+        def by_keys(x, tau):
             if self.writes_rows(n, ranks):
                 return DEFINITION.rank(x, tau, mode)
             problem, _ = _problem(x, ranks, tau)
@@ -285,7 +289,7 @@ class OptimalTransport(AbstractMethod):
             sums = newton_cg.solved_sweep(mode, psi, problem, None, positions[:, :, None])[1]
             return sums[:, :, 0] + spoiled(tau)[:, None]
 
-        on_points = lambda grade: _compressed(grade, x, ranks, tau).expected() + spoiled(tau)[:, None]
+        on_points = lambda grade, x, tau: _compressed(grade, x, ranks, tau).expected() + spoiled(tau)[:, None]
         return self._either((x, ranks), tau, mode, on_points, by_keys)
 
     def values_and_rows(
@@ -295,11 +299,11 @@ class OptimalTransport(AbstractMethod):
         if self._grade(x.shape[-1], ranks, mode) is None:
             return plain(x, ranks, payload, tau, mode)
 
-        def on_points(grade):
+        def on_points(grade, x, tau):
             found = _compressed(grade, x, ranks, tau, v)
             return found.values() + spoiled(tau)[:, None, None], found.rows() + spoiled(tau)[:, None, None]
 
-        def by_keys(x):
+        def by_keys(x, tau):
             return replace(self, automatic=False, grade=None, known=True).values_and_rows(x, ranks, v, tau, mode)
 
         at_once = lambda *_: self._either((x, ranks), tau, mode, on_points, by_keys)
@@ -311,19 +315,19 @@ class OptimalTransport(AbstractMethod):
 
     @by_kernels
     def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
-        def on_points(grade):
+        def on_points(grade, x, tau):
             return compressed.mask(x, k, tau, grade.panels(x.dtype)[0], grade.coarse) + spoiled(tau)[:, None]
 
-        return self._either((x, None), tau, mode, on_points, lambda x: _mask(x, k, tau, mode))
+        return self._either((x, None), tau, mode, on_points, lambda x, tau: _mask(x, k, tau, mode))
 
     def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
-        def on_points(grade):
+        def on_points(grade, x, tau):
             found = _compressed(grade, x, ranks, tau)
             steps, error = compressed.report(found)
             points = jnp.full(tau.shape, found.nodes.keys.shape[1], jnp.int32)
             return SolverInfo(jnp.broadcast_to(steps, tau.shape), error + spoiled(tau), points)
 
-        def by_keys(x):
+        def by_keys(x, tau):
             solver = potentials if self.writes_rows(x.shape[-1], ranks) else newton_cg.potentials
             return _solver_info(x, ranks, tau, mode, solver)
 
