@@ -4,6 +4,7 @@ The rank q (n - 1), rounded by `quantile_method`, lies between two ranks that th
 blends the two. NeuralSort has rows at half-integers too, so its median is one row, softmax(-A / softness).
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from jax.typing import ArrayLike
 from . import _check
 from ._axis import Layout, layout_reduced
 from ._methods import METHODS
+from ._methods.base import AbstractMethod
 from ._methods.hard_sort import pick
 from ._permutation import Choice, SoftPermutation, chosen, soften
 from ._sharding import over_rows
@@ -128,11 +130,21 @@ def _blend_rows(below: Array, above: Array, near: _Neighbours) -> Array:
     return (1 - weight) * below + weight * above
 
 
+def _takes_a_range(method: AbstractMethod, keys: Array) -> bool:
+    """Would the ranks themselves help? Not in an eager call, which then were compiled for every q anew."""
+    return method.rank_step == 1 and not method.joint and not _check.is_concrete(keys)
+
+
 def _at_neighbours(
     p: SoftPermutation, near: _Neighbours, of_rows: Callable[[SoftPermutation], Array]
 ) -> tuple[Array, Array]:
     """What there is at the lower and at the upper ranks: (*batch, m, ...) each."""
     axis = p.keys.ndim - 1
+    if _takes_a_range(p.method, p.keys) and _check.is_concrete(near.lower):
+        lower, upper = (int(np.asarray(rank)[0]) for rank in near[:2])
+        ranks = range(lower, upper + 1)  # near an end they may need no sort
+        found = of_rows(replace(p, ranks=ranks))
+        return lax.slice_in_dim(found, 0, 1, 1, axis), lax.slice_in_dim(found, len(ranks) - 1, None, 1, axis)
     both = jnp.stack([near.lower, near.upper], axis=1).reshape(-1)
     both = both.astype(int if p.method.rank_step == 1 else p.dtype)
     at = lambda ranks: of_rows(replace(p, ranks=ranks))
@@ -186,19 +198,32 @@ def _lead(q_ndim: int, y: Array, axis: int, restore: Callable[[Array], Array]) -
 
 
 class _Call(NamedTuple):
-    """What the operators of this file share, once it is legal."""
+    """What the operators of this file share, once it is legal; `known` says that q is one number, not traced."""
 
     x: Array
     layout: Layout
     keepdims: bool
     probability: Array
     rule: str
+    known: bool
+
+    def near(self, method: AbstractMethod) -> _Neighbours:
+        """The method's ranks around the wanted ones; numbers where the program may be made for them."""
+        find = lambda: _neighbours(self.probability.reshape(-1), self.layout.n, self.rule, method.rank_step)
+        if not self.known or not _takes_a_range(method, self.x) or not isinstance(self.layout.n, int):
+            return find()
+        with jax.ensure_compile_time_eval():
+            return find()
 
 
-def _call(a: ArrayLike, probability: Array, axis: Axis, keepdims: bool, rule: str = "linear") -> _Call:
+def _call(a: ArrayLike, q: tuple[ArrayLike, float], axis: Axis, keepdims: bool, rule: str = "linear") -> _Call:
+    """`q` is given with what 1 stands for."""
     x, keepdims = _check.real("a", a), _check.flag("keepdims", keepdims)
     _check.choice("quantile_method", rule, RULES)
-    return _Call(x, layout_reduced(x, axis), keepdims, probability, rule)
+    known = isinstance(q[0], (int, float))
+    with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+        probability = _probability(*q)
+    return _Call(x, layout_reduced(x, axis), keepdims, probability, rule, known)
 
 
 def _how(
@@ -224,7 +249,7 @@ def _all_finite(a: Array) -> bool:
 
 
 def _value(call: _Call, softness: Softness, how: Choice, gated: bool) -> Array:
-    x, layout, keepdims, q, rule = call
+    x, layout, keepdims, q, rule, _ = call
     gated = _check.flag("gated_grad", gated)
     p = soften(x, layout, softness, how)
     if how.mode is None:
@@ -235,15 +260,15 @@ def _value(call: _Call, softness: Softness, how: Choice, gated: bool) -> Array:
                 return plain
         y = over_rows(partial(_hard_values, rule=rule), p.keys, shared=(q.reshape(-1),))
     else:
-        near = _neighbours(q.reshape(-1), layout.n, rule, how.method.rank_step)
+        near = call.near(how.method)
         y = _blend_values(*_at_neighbours(p, near, lambda rows: _soft_values(rows, gated)), near)
     return _lead(q.ndim, y, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
 
 def _index(call: _Call, softness: Softness, how: Choice) -> SoftIndex:
-    x, layout, keepdims, q, rule = call
+    x, layout, keepdims, q, *_ = call
     p = soften(x, layout, softness, how)
-    near = _neighbours(q.reshape(-1), layout.n, rule, how.method.rank_step)
+    near = call.near(how.method)
     rows = _blend_rows(*_at_neighbours(p, near, SoftPermutation._rows), near)
     return _lead(q.ndim, rows, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
@@ -281,7 +306,7 @@ def quantile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation)
-    return _value(_call(a, _probability(q, 1.0), axis, keepdims, quantile_method), softness, how, gated_grad)
+    return _value(_call(a, (q, 1.0), axis, keepdims, quantile_method), softness, how, gated_grad)
 
 
 def argquantile(
@@ -305,7 +330,7 @@ def argquantile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation)
-    return _index(_call(a, _probability(q, 1.0), axis, keepdims, quantile_method), softness, how)
+    return _index(_call(a, (q, 1.0), axis, keepdims, quantile_method), softness, how)
 
 
 def percentile(
@@ -330,7 +355,7 @@ def percentile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation)
-    return _value(_call(a, _probability(q, 100.0), axis, keepdims, quantile_method), softness, how, gated_grad)
+    return _value(_call(a, (q, 100.0), axis, keepdims, quantile_method), softness, how, gated_grad)
 
 
 def argpercentile(
@@ -354,7 +379,7 @@ def argpercentile(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation)
-    return _index(_call(a, _probability(q, 100.0), axis, keepdims, quantile_method), softness, how)
+    return _index(_call(a, (q, 100.0), axis, keepdims, quantile_method), softness, how)
 
 
 def median(
@@ -377,7 +402,7 @@ def median(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation, "`quantile_method` of `quantile`")
-    return _value(_call(a, _probability(0.5, 1.0), axis, keepdims), softness, how, gated_grad)
+    return _value(_call(a, (0.5, 1.0), axis, keepdims), softness, how, gated_grad)
 
 
 def argmedian(
@@ -399,4 +424,4 @@ def argmedian(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation, "`quantile_method` of `quantile`")
-    return _index(_call(a, _probability(0.5, 1.0), axis, keepdims), softness, how)
+    return _index(_call(a, (0.5, 1.0), axis, keepdims), softness, how)

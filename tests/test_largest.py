@@ -35,8 +35,8 @@ def _by_value(x, dx):
     return np.stack([sums(row, d) for row, d in zip(x, dx, strict=True)])
 
 
-def _written_out(x, ranks, tau, mode):
-    return DEFINITION.apply(x, ranks, None, tau, mode)[:, :, 0]
+def _applied(method, x, ranks, tau, mode):
+    return method.apply(x, ranks, None, tau, mode)[:, :, 0]
 
 
 def _sent(method, x, ranks, tau, mode):
@@ -57,7 +57,7 @@ def _derivatives(form, ranks, x, tau):
 
 
 FORMS = {
-    "values": (largest.values, _written_out),
+    "values": (partial(_applied, largest), partial(_applied, DEFINITION)),
     "transpose": (partial(_sent, largest), partial(_sent, DEFINITION)),
 }
 

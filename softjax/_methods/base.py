@@ -133,6 +133,11 @@ def count(ranks: Ranks) -> Any:
     return ranks.stop - ranks.start if isinstance(ranks, Span) else ranks.shape[-1]
 
 
+def reached(n: int, ranks: range) -> int:
+    """How many keys from the nearer end on hold these ranks."""
+    return min(ranks.stop, n - ranks.start)
+
+
 def at_most(few: int, number: Any) -> bool:
     """Is it known to be so few? A symbol may be any number."""
     return isinstance(number, int) and number <= few

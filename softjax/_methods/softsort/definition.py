@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from ..._modes import Mode
 from ..._types import Float
-from ..base import AbstractMethod, Keys, PerRow, Ranks, count, multiply
+from ..base import AbstractMethod, Keys, PerRow, Ranks, count, multiply, reached
 from ..hard_sort import pick, top_k
 from ..preprocess import spoiled
 
@@ -20,8 +20,10 @@ def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
         wanted = count(ranks)
         if wanted == 1 and ranks.start in (0, n - 1):
             return (jnp.max if ranks.start else jnp.min)(x, axis=-1, keepdims=True)
-        if ranks.stop == n and isinstance(n, int) and wanted <= n // 4:
-            return top_k(x, wanted)[0][:, ::-1]
+        if isinstance(ranks, range) and reached(n, ranks) <= n // 4:
+            if ranks.stop > n // 2:
+                return top_k(x, n - ranks.start)[0][:, n - ranks.stop :][:, ::-1]
+            return -top_k(-x, ranks.stop)[0][:, ranks.start :]
     return pick(jnp.sort(x, axis=-1), ranks)
 
 

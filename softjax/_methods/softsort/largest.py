@@ -17,33 +17,30 @@ from jax import Array, lax
 from ..._modes import Mode
 from ..._slope import with_slope_of
 from ..._types import Bool, Float, Int
-from ..base import Keys, PerRow, Ranks
+from ..base import Keys, PerRow, Ranks, reached
 from ..hard_sort import top_k
 from ..preprocess import spoiled
 from .linear_recurrence import both_sides
 
-_SHARE = 8
+SHARE = 8
 """Up to n / 8 keys are picked; beyond, a sort of all is cheaper [measured, between n / 8 and n / 4]."""
 
 
 def serves(n: Any, ranks: Ranks) -> bool:
     """Are these ranks near enough to an end?"""
-    return isinstance(n, int) and isinstance(ranks, range) and 1 < _reached(n, ranks) <= n // _SHARE
+    return isinstance(n, int) and isinstance(ranks, range) and 1 < reached(n, ranks) <= n // SHARE
 
 
-def _reached(n: int, ranks: range) -> int:
-    """How many keys from the nearer end on hold these ranks."""
-    return min(ranks.stop, n - ranks.start)
-
-
-def values(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r"]:
+def apply(x: Keys, ranks: Ranks, payload: None, tau: PerRow, mode: Mode) -> Float[Array, "batch r 1"]:
     """Rows of P times the keys."""
     assert isinstance(ranks, range)
     n = x.shape[-1]
-    k = _reached(n, ranks)
+    k = reached(n, ranks)
     if ranks.stop == k:
-        return -_picked(-x, k, tau, mode).values()[:, ranks.start :]
-    return jnp.flip(_picked(x, k, tau, mode).values()[:, n - ranks.stop :], 1)
+        values = -_picked(-x, k, tau, mode).values()[:, ranks.start :]
+    else:
+        values = jnp.flip(_picked(x, k, tau, mode).values()[:, n - ranks.stop :], 1)
+    return values[:, :, None]
 
 
 def transposed(
@@ -52,7 +49,7 @@ def transposed(
     """The transpose of rows of P times y."""
     assert isinstance(ranks, range)
     n = x.shape[-1]
-    k = _reached(n, ranks)
+    k = reached(n, ranks)
     if ranks.stop == k:
         x = -x
     else:

@@ -10,7 +10,7 @@ from ..._dispatch import by_kernels
 from ..._modes import Mode
 from ..._types import Float
 from ..base import AbstractMethod, Keys, PerRow, Ranks, at_most, count
-from . import definition, largest, smooth, sparse
+from . import definition, ends, largest, smooth, sparse
 from .definition import DEFINITION
 
 _FEW = 16
@@ -24,6 +24,12 @@ def _many(n: Any, mode: Mode) -> Any:
     if mode.degree is None:
         return smooth
     return sparse if isinstance(n, int) else DEFINITION
+
+
+def _of_an_end(n: Any, ranks: Ranks, mode: Mode) -> Any:
+    """What serves ranks near an end without a sort, None for others."""
+    form = largest if mode.degree is None else ends
+    return form if form.serves(n, ranks) else None
 
 
 @final
@@ -43,11 +49,7 @@ class SoftSort(AbstractMethod):
         return DEFINITION
 
     def picks(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
-        return self._near_an_end(n, ranks, mode) and n >= _LONG
-
-    def _near_an_end(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
-        """Do these ranks need no sort?"""
-        return mode.degree is None and largest.serves(n, ranks)
+        return _of_an_end(n, ranks, mode) is not None and n >= _LONG
 
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
         """Are these few?"""
@@ -61,25 +63,23 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
         n = x.shape[-1]
-        if payload is None and self._near_an_end(n, ranks, mode):
-            return largest.values(x, ranks, tau, mode)[:, :, None]
-        form = DEFINITION if self.writes_rows(n, ranks) else _many(n, mode)
+        form = _of_an_end(n, ranks, mode) if payload is None else None
+        form = form or (DEFINITION if self.writes_rows(n, ranks) else _many(n, mode))
         return form.apply(x, ranks, payload, tau, mode)
 
     def transposed(
         self, x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
     ) -> Float[Array, "batch n d"]:
         n = x.shape[-1]
-        if self._near_an_end(n, ranks, mode):
-            return largest.transposed(x, ranks, y, tau, mode)
         by_rows = isinstance(ranks, jax.Array) or self.writes_rows(n, ranks)
-        return (DEFINITION if by_rows else _many(n, mode)).transposed(x, ranks, y, tau, mode)
+        form = _of_an_end(n, ranks, mode) or (DEFINITION if by_rows else _many(n, mode))
+        return form.transposed(x, ranks, y, tau, mode)
 
     def values_and_rows(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
         # A caller of values alone then pays for no rows.
-        if payload is None and self._near_an_end(x.shape[-1], ranks, mode):
+        if payload is None and _of_an_end(x.shape[-1], ranks, mode) is not None:
             return self.apply(x, ranks, payload, tau, mode), self.rows(x, ranks, tau, mode)
         return super().values_and_rows(x, ranks, payload, tau, mode)
 

@@ -32,12 +32,23 @@ def _scaled(s: Keys, tau: PerRow) -> tuple[Keys, Array, Array, Array]:
     return lax.optimization_barrier((s * scale, tau * scale, scale, spoil))
 
 
-def _sorted_rows(s: Keys, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode):
+def of_ascending(
+    s: Keys, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
     """All rows of P times the payload, or times the keys, for ascending keys."""
     assert mode.degree is not None
     s, tau, scale, spoil = _scaled(s, tau)
     y = rows(mode.degree, s, tau, s[:, :, None] if payload is None else payload)
     return lax.optimization_barrier((y / scale[:, :, None] if payload is None else y) + spoil[:, :, None])
+
+
+def transposed_of_ascending(
+    s: Keys, y: Float[Array, "batch n d"], tau: PerRow, mode: Mode
+) -> Float[Array, "batch n d"]:
+    """The transpose of P times y, for ascending keys."""
+    assert mode.degree is not None
+    s, tau, _, spoil = _scaled(s, tau)
+    return columns(mode.degree, s, tau, y) + spoil[:, :, None]
 
 
 def apply(
@@ -47,21 +58,18 @@ def apply(
     s, permutation = sort_with_permutation(x)
     if payload is not None:
         payload = jnp.take_along_axis(payload, permutation[:, :, None], axis=1)
-    return pick(_sorted_rows(s, payload, tau, mode), ranks)
+    return pick(of_ascending(s, payload, tau, mode), ranks)
 
 
 def transposed(
     x: Keys, ranks: Ranks, y: Float[Array, "batch r d"], tau: PerRow, mode: Mode
 ) -> Float[Array, "batch n d"]:
     """The transpose of rows of P times y."""
-    assert mode.degree is not None
     s, permutation = sort_with_permutation(x)
-    y = unpick(y, ranks, s.shape[-1])
-    s, tau, _, spoil = _scaled(s, tau)
-    return unsort(columns(mode.degree, s, tau, y) + spoil[:, :, None], permutation)
+    return unsort(transposed_of_ascending(s, unpick(y, ranks, s.shape[-1]), tau, mode), permutation)
 
 
 def rank(x: Keys, tau: PerRow, mode: Mode) -> Keys:
     """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""
     s, permutation = sort_with_permutation(x)
-    return unsort(_sorted_rows(s, mean_positions(s)[:, :, None], tau, mode)[..., 0], permutation)
+    return unsort(of_ascending(s, mean_positions(s)[:, :, None], tau, mode)[..., 0], permutation)
