@@ -98,6 +98,8 @@ BELOW_HARD = [
     for case in (
         *(("softsort top_k", shape, (1.6, 2.5)) for shape in BIG[:2]),
         *(("softsort top_32", shape, (1.6, 2.5)) for shape in BIG[:2]),
+        *((f"softsort {mode} top_32", BIG[0], (6.0, 8.0)) for mode in ("c0", "c1", "c2")),
+        *((f"softsort {mode} top_32", BIG[1], (24.0, 36.0)) for mode in ("c0", "c1", "c2")),
         ("ot top_32", (16, 4_096), (6.0, 16.0)),
         ("ot top_32", (16, 4_096), (12.0, 30.0), 0.03),
         ("ot top_32", (64, 16_384), (8.0, 20.0)),

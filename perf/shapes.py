@@ -175,6 +175,7 @@ STANDARD = (
     Case("rank", "neuralsort", (16_384,)),
     Case("quantile", "neuralsort", (64, 16_384)),
     *(Case(name, "softsort", shape, k=32) for shape in BIG[:2] for name in ("top_k", "mask")),
+    *(Case("top_k", "softsort", shape, mode, k=32) for shape in BIG[:2] for mode in ("c0", "c1", "c2")),
     *(Case("top_k", "ot", (16, 4_096), softness=softness, k=32) for softness in (0.1, 0.03, 0.01)),
     Case("top_k", "ot", (64, 16_384), k=32),
     *(Case("quantile", "ot", shape) for shape in ((16, 4_096), (64, 16_384))),

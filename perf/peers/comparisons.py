@@ -48,6 +48,10 @@ COMPARISONS = (
     Comparison("sort", "softsort", (16, 256), 1e-4, {"diffsort": "limit"}, 1e-2, 0, {"diffsort": 1e6}),
     Comparison("top_k", "softsort", (16, 256), 1e-4, {"difftopk": "limit"}, 1e-2, 8, {"difftopk": 1e6}),
     Comparison("sort", "softsort", (1, 16_384), 1e-4, {"torchsort": "limit"}, 1e-2, 0, {"torchsort": 1e-3}),
+    *(
+        Comparison("mask", method, (64, 16_384), 1e-7, {"lapsum": "limit"}, 1e-2, 32, {"lapsum": 1e-7})
+        for method in ("ot", "softsort")
+    ),
     Comparison("sort", "softsort", (1, 1_000_000), 0.1, _HARD, 1e-6),
     Comparison("sort", "ot", (1, 1_000_000), 0.1, _HARD, 1e-6),
     Comparison("top_k", "softsort", (64, 16_384), 0.1, _HARD, 1e-6, 32),

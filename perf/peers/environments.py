@@ -31,6 +31,7 @@ _TORCH = (os.environ.get("PEERS_TORCH", "torch"), "numpy", "setuptools", "wheel"
 
 PEERS = {
     "release": Peer("release", ("softjax==0.1.1", _JAX)),
+    "lapsum": Peer("release", (_JAX,)),  # this repository's reading of it
     "ott": Peer("ott", ("ott-jax>=0.5", _JAX)),
     "pot": Peer("pot", ("POT>=0.9.5",)),
     "numpy": Peer("pot", ("numpy",)),

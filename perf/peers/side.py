@@ -55,6 +55,13 @@ def ott(case: Comparison, **more) -> Callable:
     }[case.operator]
 
 
+def lapsum(case: Comparison) -> Callable:
+    """LapSum by its formula."""
+    from lapsum import mask
+
+    return lambda x: mask(x, case.k, case.theirs["lapsum"])
+
+
 def marginal_error(side: str, case: Comparison, x) -> float:
     """How far what a wanted rank receives is from 1, in elements, at most: by our solver, by the release's columns."""
     import softjax
@@ -66,14 +73,14 @@ def marginal_error(side: str, case: Comparison, x) -> float:
 
 
 def in_jax(side: str, case: Comparison, x: np.ndarray, rng: np.random.Generator):
-    """Of the released softjax, ours, ott-jax, and JAX's hard operators."""
+    """Of the released softjax, ours, ott-jax, LapSum, and JAX's hard operators."""
     import jax
     import jax.numpy as jnp
 
     double = side == "release" and case.method == "ot"
     if double:
         jax.config.update("jax_enable_x64", True)  # the release's transport needs it
-    make = {"hard": hard, "ott": ott}.get(side, softjax)
+    make = {"hard": hard, "ott": ott, "lapsum": lapsum}.get(side, softjax)
     keys = jnp.asarray(x, jnp.float64 if double else jnp.float32)
     forward = jax.jit(make(case))
     values = jax.block_until_ready(forward(keys))
