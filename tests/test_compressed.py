@@ -181,6 +181,18 @@ def test_keys_themselves_where_the_program_looks(name):
     np.testing.assert_allclose(looking[1], known[1], rtol=0, atol=2e-3 * np.abs(known[1]).max())
 
 
+@pytest.mark.parametrize("softness", [pytest.param(t, marks=cases.slow_unless(t == 0.1)) for t in ENOUGH])
+def test_two_clusters(softness):
+    """At the ends of a line's whole range, whose many anchors are points, too: these erred by 6e-5 of the spread."""
+    n = ENOUGH[softness]
+    x = (np.random.default_rng(0).random((2, n)) < [[0.3], [0.5]]).astype(np.float32)
+    for k in (n // 2, 2 * n // 3, n):
+        with x64():
+            how = {"method": "ot", "softness": softness, "standardize": False}
+            exact = sj.top_k(jnp.asarray(x, float), k, implementation="dense", **how)[0]
+            np.testing.assert_allclose(sj.top_k(jnp.asarray(x), k, **how)[0], exact, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize(("softness", "points_of_keys"), [(0.1, 48), (0.01, 0)])
 def test_masks_of_narrow_rows(softness, points_of_keys):
     """Of keys as they are: their unit does not matter on points, and by the keys not from a softness of 1e-6 on."""
