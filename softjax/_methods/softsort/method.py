@@ -9,7 +9,7 @@ from jax import Array
 from ..._dispatch import by_kernels
 from ..._modes import Mode
 from ..._types import Float
-from ..base import AbstractMethod, Keys, PerRow, Ranks, at_most, count
+from ..base import AbstractMethod, Keys, PerRow, Ranks, at_most, count, reached
 from . import definition, ends, largest, smooth, sparse
 from .definition import DEFINITION
 
@@ -30,6 +30,11 @@ def _of_an_end(n: Any, ranks: Ranks, mode: Mode) -> Any:
     """What serves ranks near an end without a sort, None for others."""
     form = largest if mode.degree is None else ends
     return form if form.serves(n, ranks) else None
+
+
+def _wants_most(n: Any, ranks: Ranks) -> bool:
+    """Are these a fair share of those from the end on? A quantile's two are written out."""
+    return isinstance(ranks, range) and reached(n, ranks) <= _FEW * len(ranks)
 
 
 @final
@@ -63,7 +68,7 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
         n = x.shape[-1]
-        form = _of_an_end(n, ranks, mode) if payload is None else None
+        form = _of_an_end(n, ranks, mode) if payload is None and _wants_most(n, ranks) else None
         form = form or (DEFINITION if self.writes_rows(n, ranks) else _many(n, mode))
         return form.apply(x, ranks, payload, tau, mode)
 
@@ -79,7 +84,8 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
         # A caller of values alone then pays for no rows.
-        if payload is None and _of_an_end(x.shape[-1], ranks, mode) is not None:
+        n = x.shape[-1]
+        if payload is None and _of_an_end(n, ranks, mode) is not None and _wants_most(n, ranks):
             return self.apply(x, ranks, payload, tau, mode), self.rows(x, ranks, tau, mode)
         return super().values_and_rows(x, ranks, payload, tau, mode)
 
