@@ -130,19 +130,12 @@ def _blend_rows(below: Array, above: Array, near: _Neighbours) -> Array:
     return (1 - weight) * below + weight * above
 
 
-def _takes_a_range(method: AbstractMethod, keys: Array) -> bool:
-    """Would the ranks themselves help? Not in an eager call, which then were compiled for every q anew."""
-    return method.rank_step == 1 and not method.joint and not _check.is_concrete(keys)
-
-
 def _at_neighbours(
-    p: SoftPermutation, near: _Neighbours, of_rows: Callable[[SoftPermutation], Array]
+    p: SoftPermutation, near: _Neighbours, ranks: range | None, of_rows: Callable[[SoftPermutation], Array]
 ) -> tuple[Array, Array]:
-    """What there is at the lower and at the upper ranks: (*batch, m, ...) each."""
+    """What there is at the lower and at the upper ranks, which are `ranks` if given: (*batch, m, ...) each."""
     axis = p.keys.ndim - 1
-    if _takes_a_range(p.method, p.keys) and _check.is_concrete(near.lower):
-        lower, upper = (int(np.asarray(rank)[0]) for rank in near[:2])
-        ranks = range(lower, upper + 1)  # near an end they may need no sort
+    if ranks is not None:  # near an end they may need no sort
         found = of_rows(replace(p, ranks=ranks))
         return lax.slice_in_dim(found, 0, 1, 1, axis), lax.slice_in_dim(found, len(ranks) - 1, None, 1, axis)
     both = jnp.stack([near.lower, near.upper], axis=1).reshape(-1)
@@ -207,13 +200,18 @@ class _Call(NamedTuple):
     rule: str
     known: bool
 
-    def near(self, method: AbstractMethod) -> _Neighbours:
-        """The method's ranks around the wanted ones; numbers where the program may be made for them."""
+    def near(self, method: AbstractMethod) -> tuple[_Neighbours, range | None]:
+        """The method's ranks around the wanted ones, and as numbers where a program is made for this q alone."""
         find = lambda: _neighbours(self.probability.reshape(-1), self.layout.n, self.rule, method.rank_step)
-        if not self.known or not _takes_a_range(method, self.x) or not isinstance(self.layout.n, int):
-            return find()
+        near = find()
+        # Under jit a constant is a tracer. An eager call, also under a transformation, were compiled for every q anew.
+        staged = self.known and isinstance(self.layout.n, int) and not _check.is_concrete(near.lower)
+        if not staged or method.joint or method.rank_step < 1:
+            return near, None
         with jax.ensure_compile_time_eval():
-            return find()
+            near = find()
+        lower, upper = (int(np.asarray(rank)[0]) for rank in near[:2])
+        return near, range(lower, upper + 1)
 
 
 def _call(a: ArrayLike, q: tuple[ArrayLike, float], axis: Axis, keepdims: bool, rule: str = "linear") -> _Call:
@@ -260,16 +258,16 @@ def _value(call: _Call, softness: Softness, how: Choice, gated: bool) -> Array:
                 return plain
         y = over_rows(partial(_hard_values, rule=rule), p.keys, shared=(q.reshape(-1),))
     else:
-        near = call.near(how.method)
-        y = _blend_values(*_at_neighbours(p, near, lambda rows: _soft_values(rows, gated)), near)
+        near, ranks = call.near(how.method)
+        y = _blend_values(*_at_neighbours(p, near, ranks, lambda rows: _soft_values(rows, gated)), near)
     return _lead(q.ndim, y, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
 
 def _index(call: _Call, softness: Softness, how: Choice) -> SoftIndex:
     x, layout, keepdims, q, *_ = call
     p = soften(x, layout, softness, how)
-    near = call.near(how.method)
-    rows = _blend_rows(*_at_neighbours(p, near, SoftPermutation._rows), near)
+    near, ranks = call.near(how.method)
+    rows = _blend_rows(*_at_neighbours(p, near, ranks, SoftPermutation._rows), near)
     return _lead(q.ndim, rows, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
 

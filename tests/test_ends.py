@@ -89,7 +89,9 @@ def test_one_branch_runs_for_what_is_mapped():
     x = jnp.asarray(_keys()[:2])
     top = jax.vmap(lambda row, tau: sj.top_k(row, 20, softness=tau, mode="c0", method="softsort")[0])
     tau = jnp.asarray([0.1, 0.2])
-    assert "stablehlo.case" in jax.jit(top).lower(x, tau).as_text()
+    batch = lambda x, tau: sj.top_k(x, 20, softness=tau, mode="c0", method="softsort")[0]
+    branches = [jax.jit(of).lower(x, tau).as_text().count("stablehlo.case") for of in (top, batch)]
+    assert branches[0] == branches[1] > 0  # a `select` for one of them is a branch less
     alone = [sj.top_k(row, 20, softness=t, mode="c0", method="softsort")[0] for row, t in zip(x, tau, strict=True)]
     np.testing.assert_allclose(top(x, tau), jnp.stack(alone), atol=1e-6)
 
@@ -105,3 +107,22 @@ def test_a_quantile_near_an_end(mode, q):
     np.testing.assert_allclose(known(x), traced(x, q), atol=1e-6)
     if mode == "smooth":
         assert "stablehlo.sort" not in known.lower(x).as_text()
+
+
+def test_quantiles_under_eager_transformations():
+    """An array q, and a number, whose programs then are not made for it: the first neighbours stood for all of them."""
+    x = jnp.asarray(_keys()[0, :40], jnp.float32)
+    for q in (jnp.asarray([0.1, 0.5, 0.9]), np.asarray([0.3, 0.6]), 0.9, 1):
+        of = lambda x, q=q: sj.quantile(x, q, method="softsort")
+        want, slope = jax.vjp(jax.jit(of), x)
+        have, own_slope = jax.vjp(of, x)
+        np.testing.assert_allclose(have, want, atol=1e-6)
+        np.testing.assert_allclose(own_slope(jnp.ones_like(have)), slope(jnp.ones_like(want))[0][None], atol=1e-6)
+        np.testing.assert_allclose(jax.vmap(of)(jnp.stack([x, -x]))[0], want, atol=1e-6)
+
+
+def test_max_of_large_keys():
+    """A single row is written out: keys beyond a quarter of the largest number keep their values."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=N) * 3e37, jnp.float32)
+    value, slope = jax.value_and_grad(lambda x: sj.max(x, mode="c0", method="softsort", softness=1.0))(x)
+    assert value == jnp.max(x) and slope[jnp.argmax(x)] == 1

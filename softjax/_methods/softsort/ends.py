@@ -30,7 +30,7 @@ _LONG = 2048
 
 def serves(n: Any, ranks: Ranks) -> bool:
     """Are these ranks near enough to an end, of many keys?"""
-    return isinstance(n, int) and isinstance(ranks, range) and n >= _LONG and reached(n, ranks) <= n // SHARE
+    return isinstance(n, int) and isinstance(ranks, range) and n >= _LONG and 1 < reached(n, ranks) <= n // SHARE
 
 
 class _Near(NamedTuple):

@@ -32,11 +32,6 @@ def _of_an_end(n: Any, ranks: Ranks, mode: Mode) -> Any:
     return form if form.serves(n, ranks) else None
 
 
-def _wants_most(n: Any, ranks: Ranks) -> bool:
-    """Are these a fair share of those from the end on? A quantile's two are written out."""
-    return isinstance(ranks, range) and reached(n, ranks) <= _FEW * len(ranks)
-
-
 @final
 @dataclass(frozen=True)
 class SoftSort(AbstractMethod):
@@ -56,6 +51,12 @@ class SoftSort(AbstractMethod):
     def picks(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
         return _of_an_end(n, ranks, mode) is not None and n >= _LONG
 
+    def _of_values(self, n: Any, ranks: Ranks, mode: Mode) -> Any:
+        """What makes values of ranks near an end. Few rows of a sparse mode are cheaper, as are a quantile's two."""
+        if not isinstance(ranks, range) or (mode.degree is not None and self.writes_rows(n, ranks)):
+            return None
+        return _of_an_end(n, ranks, mode) if reached(n, ranks) <= _FEW * len(ranks) else None
+
     def writes_rows(self, n: Any, ranks: Ranks) -> bool:
         """Are these few?"""
         return at_most(_FEW, count(ranks))
@@ -68,7 +69,7 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
         n = x.shape[-1]
-        form = _of_an_end(n, ranks, mode) if payload is None and _wants_most(n, ranks) else None
+        form = self._of_values(n, ranks, mode) if payload is None else None
         form = form or (DEFINITION if self.writes_rows(n, ranks) else _many(n, mode))
         return form.apply(x, ranks, payload, tau, mode)
 
@@ -84,8 +85,7 @@ class SoftSort(AbstractMethod):
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> tuple[Float[Array, "batch r d"], Float[Array, "batch r n"]]:
         # A caller of values alone then pays for no rows.
-        n = x.shape[-1]
-        if payload is None and _of_an_end(n, ranks, mode) is not None and _wants_most(n, ranks):
+        if payload is None and self._of_values(x.shape[-1], ranks, mode) is not None:
             return self.apply(x, ranks, payload, tau, mode), self.rows(x, ranks, tau, mode)
         return super().values_and_rows(x, ranks, payload, tau, mode)
 
