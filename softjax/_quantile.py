@@ -145,7 +145,8 @@ def _at_neighbours(
         found = jnp.squeeze(jax.vmap(at, out_axes=axis)(both[:, None]), axis + 1)
     else:
         found = at(both)
-    return lax.slice_in_dim(found, 0, None, 2, axis), lax.slice_in_dim(found, 1, None, 2, axis)
+    upper = min(1, found.shape[axis])  # there may be none
+    return lax.slice_in_dim(found, 0, None, 2, axis), lax.slice_in_dim(found, upper, None, 2, axis)
 
 
 @partial(jax.jit, static_argnames="rule", inline=True)

@@ -412,3 +412,31 @@ def test_ties_by_softsort_are_symmetric(name, mode):
     np.testing.assert_allclose(moved, fast[order], rtol=0, atol=atol)
     for value in np.unique(x):
         np.testing.assert_allclose(np.ptp(even[x == value]), 0, atol=atol)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("mode", ["smooth", "c0"])
+def test_rows_of_a_long_batch_tell_of_a_nan(mode, standardize):
+    """A compiler's vectorised maximum may drop one, and did where there are many rows."""
+    x = np.stack([cases.sample(2048, seed) for seed in range(3)]).astype(np.float32)
+    how = {"method": "softsort", "mode": mode, "standardize": standardize}
+    results = jax.jit(
+        lambda x: (
+            sj.sort(x, **how),
+            sj.top_k(x, 20, **how)[0],
+            sj.rank(x, **how),
+            sj.top_k_mask(x, 20, **how),
+        )
+    )
+    for nan in (np.nan, -np.nan):
+        x[1:, 77] = nan
+        for y in results(x):
+            assert np.isfinite(y[0]).all()
+            assert np.isnan(y[1:]).all()
+
+
+@COMBINATIONS
+def test_no_quantiles(mode, method):
+    how = {"axis": -1, "method": method, "mode": mode}
+    assert sj.quantile(jnp.ones((3, 20)), jnp.zeros(0), **how).shape == (0, 3)
+    assert sj.argquantile(jnp.ones((3, 20)), jnp.zeros(0), **how).shape == (0, 3, 20)

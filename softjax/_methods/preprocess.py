@@ -54,12 +54,14 @@ def prepare(x: Keys, tau: PerRow, standardize: bool) -> Prepared:
         lift = jnp.where(far, jnp.full_like(top, _LIFT), jnp.ones_like(top))
         lift, top = lax.optimization_barrier((lift, top))
         finite = with_slope_of(x, x / lift)
-        soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * top[..., 0]
+        keys, std = standardized(finite, top / lift)
+        # A compiler's vectorised maximum may drop a NaN, a sum does not.
+        soft = _in_range(tau, jnp.ones_like(tau), x.shape[-1]) + 0 * lax.stop_gradient(std[..., 0])
         soft = lax.optimization_barrier(soft)
         # A selection of constants knows no mesh, and could not be mapped over one that x is sharded by.
         told = jnp.maximum(_LIFT * far.astype(x.dtype), 1)
         bound = jnp.full_like(top, jnp.finfo(x.dtype).max)
-        return Prepared(finite, standardized(finite, top / lift), soft, told, bound)
+        return Prepared(finite, keys, soft, told, bound)
     finite, largest, lift, bound = _brought_nearer(x, lax.stop_gradient(tau)[..., None])
     return Prepared(finite, None, _in_range(tau, largest[..., 0], x.shape[-1]), lift, bound)
 
@@ -77,12 +79,14 @@ def restored(soft: Float[Array, "batch r"], prepared: Prepared) -> Float[Array, 
 
 
 @jax.custom_jvp
-def standardized(x: Keys, size: Float[Array, "batch 1"]) -> Keys:
-    """sigmoid((x - mean) / std) along each row: keys in (0, 1) whatever the input's place and scale.
+def standardized(x: Keys, size: Float[Array, "batch 1"]) -> tuple[Keys, Float[Array, "batch 1"]]:
+    """sigmoid((x - mean) / std) along each row, keys in (0, 1) whatever the input's place and scale; and std / size.
 
-    A row whose deviation is within rounding of zero counts as constant, and its std as 1. `size` is the largest |x|.
+    A row whose deviation is within rounding of zero counts as constant, and its std as 1; that of a row that holds a
+    NaN is NaN. `size` is the largest |x|.
     """
-    return jax.nn.sigmoid(_scores(x, size)[0])
+    z, _, std = _scores(x, size)
+    return jax.nn.sigmoid(z), std
 
 
 @standardized.defjvp
@@ -90,7 +94,8 @@ def _standardized_jvp(primals, tangents):
     z, size, std = _scores(*primals)
     y, change = jax.nn.sigmoid(z), tangents[0] / size / std
     change = change - jnp.mean(change, axis=-1, keepdims=True)
-    return y, y * (1 - y) * (change - z * jnp.mean(z * change, axis=-1, keepdims=True))
+    change = y * (1 - y) * (change - z * jnp.mean(z * change, axis=-1, keepdims=True))
+    return (y, std), (change, jnp.zeros_like(std))  # which no one takes a derivative of
 
 
 def _scores(x: Keys, size: Float[Array, "batch 1"]) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:

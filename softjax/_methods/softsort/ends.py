@@ -24,13 +24,14 @@ from ..hard_sort import gather, pick, sort_with_permutation, top_k, unpick
 from . import sparse
 from .largest import SHARE
 
-_LONG = 2048
-"""From so many keys on [measured]: the program holds both forms."""
+LONG = 2048
+"""From so many keys on [measured] a mask of a known k, and the rows of a sparse mode, are made without a sort: by a
+program half as large again."""
 
 
 def serves(n: Any, ranks: Ranks) -> bool:
     """Are these ranks near enough to an end, of many keys?"""
-    return isinstance(n, int) and isinstance(ranks, range) and n >= _LONG and 1 < reached(n, ranks) <= n // SHARE
+    return isinstance(n, int) and isinstance(ranks, range) and n >= LONG and 1 < reached(n, ranks) <= n // SHARE
 
 
 class _Near(NamedTuple):

@@ -15,8 +15,6 @@ from .definition import DEFINITION
 
 _FEW = 16
 """Up to this many rows are cheaper one by one, O(n) each, than all of them at once."""
-_LONG = 2048
-"""From so many keys on a mask of a known k is made without a sort, by a program half as large again."""
 
 
 def _many(n: Any, mode: Mode) -> Any:
@@ -49,7 +47,7 @@ class SoftSort(AbstractMethod):
         return DEFINITION
 
     def picks(self, n: Any, ranks: Ranks, mode: Mode) -> bool:
-        return _of_an_end(n, ranks, mode) is not None and n >= _LONG
+        return _of_an_end(n, ranks, mode) is not None and n >= ends.LONG
 
     def _of_values(self, n: Any, ranks: Ranks, mode: Mode) -> Any:
         """What makes values of ranks near an end. Few rows of a sparse mode are cheaper, as are a quantile's two."""
