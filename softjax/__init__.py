@@ -12,13 +12,23 @@ from ._compare import not_equal as not_equal
 from ._dispatch import Explanation as Explanation
 from ._dispatch import explain as explain
 from ._elementwise import abs as abs
+from ._elementwise import ceil as ceil
 from ._elementwise import clip as clip
+from ._elementwise import floor as floor
 from ._elementwise import heaviside as heaviside
+from ._elementwise import mod as mod
 from ._elementwise import relu as relu
 from ._elementwise import round as round
 from ._elementwise import sigmoidal as sigmoidal
 from ._elementwise import sign as sign
 from ._elementwise import softrelu as softrelu
+from ._elementwise import trunc as trunc
+from ._guard import arccos as arccos
+from ._guard import arcsin as arcsin
+from ._guard import div as div
+from ._guard import log as log
+from ._guard import norm as norm
+from ._guard import sqrt as sqrt
 from ._indexing import choose as choose
 from ._indexing import dynamic_index_in_dim as dynamic_index_in_dim
 from ._indexing import dynamic_slice as dynamic_slice
@@ -48,6 +58,7 @@ from ._sorting import argmax as argmax
 from ._sorting import argmin as argmin
 from ._sorting import argsort as argsort
 from ._sorting import argtop_k as argtop_k
+from ._sorting import bottom_k as bottom_k
 from ._sorting import max as max
 from ._sorting import min as min
 from ._sorting import rank as rank
@@ -63,8 +74,11 @@ from ._straight_through import argquantile_st as argquantile_st
 from ._straight_through import argsort_st as argsort_st
 from ._straight_through import argtop_k_st as argtop_k_st
 from ._straight_through import bottom_k_mask_st as bottom_k_mask_st
+from ._straight_through import bottom_k_st as bottom_k_st
+from ._straight_through import ceil_st as ceil_st
 from ._straight_through import clip_st as clip_st
 from ._straight_through import equal_st as equal_st
+from ._straight_through import floor_st as floor_st
 from ._straight_through import grad_replace as grad_replace
 from ._straight_through import greater_equal_st as greater_equal_st
 from ._straight_through import greater_st as greater_st
@@ -75,6 +89,7 @@ from ._straight_through import less_st as less_st
 from ._straight_through import max_st as max_st
 from ._straight_through import median_st as median_st
 from ._straight_through import min_st as min_st
+from ._straight_through import mod_st as mod_st
 from ._straight_through import not_equal_st as not_equal_st
 from ._straight_through import percentile_st as percentile_st
 from ._straight_through import quantile_st as quantile_st
@@ -89,6 +104,7 @@ from ._straight_through import sort_st as sort_st
 from ._straight_through import st as st
 from ._straight_through import top_k_mask_st as top_k_mask_st
 from ._straight_through import top_k_st as top_k_st
+from ._straight_through import trunc_st as trunc_st
 from ._types import SoftBool as SoftBool
 from ._types import SoftIndex as SoftIndex
 

@@ -208,6 +208,14 @@ def integer(name: str, value: Any, lowest: int, highest: int | None = None, *, w
     return number
 
 
+def number(name: str, value: Any, lowest: float, highest: float) -> None:
+    """Raise for what is no static number in [lowest, highest]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"`{name}` (={value!r}) must be a static number in [{lowest}, {highest}].")
+    if not lowest <= value <= highest:
+        wrong(name, value, f"in [{lowest}, {highest}]")
+
+
 def flag(name: str, value: Any) -> bool:
     """A static True or False."""
     if isinstance(value, (bool, np.bool_)):

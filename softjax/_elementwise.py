@@ -2,7 +2,8 @@
 
 What `softness` and `mode` mean is written once, in docs/softness.md.
 
-`round` is a staircase of soft steps, summed over all integers in closed form.
+`round` is a staircase of soft steps, summed over all integers in closed form; `floor`, `ceil`, `trunc` and `mod` are
+made of round(x - 1/2).
 
 With u = x - round(x) in [-1/2, 1/2] the staircase is round(x) + r(u) and, since S(-t) = 1 - S(t),
 
@@ -276,7 +277,68 @@ def _rounding(decimals: int, radius: int | None) -> Callable[..., Array]:
     return partial(staircase, scale=10.0**decimals, radius=radius)
 
 
-# ---------------------------------------------------------------- the staircase behind `round`
+def floor(x: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:
+    """Soft `jnp.floor`: a staircase of soft steps at the integers.
+
+    **Arguments:**
+        x: array of any shape.
+        softness: positive; broadcastable to x. In units of x, whose steps are 1 apart.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+    **Returns:** an array like x, n - 1/2 at an integer n; beyond the dtype's precision x.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the infinite sum in closed form is derived in `softjax._elementwise`.
+    """
+    soft, (x,), tau = enter(mode, softness, x=x)
+    return jnp.floor(x) if soft is None else call(_floor, soft, x, tau)
+
+
+def ceil(x: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:
+    """Soft `jnp.ceil`: `floor` + 1.
+
+    **Arguments:**
+        x: array of any shape.
+        softness: positive; broadcastable to x. In units of x, whose steps are 1 apart.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+    **Returns:** an array like x, n + 1/2 at an integer n; beyond the dtype's precision x.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** as `floor`.
+    """
+    soft, (x,), tau = enter(mode, softness, x=x)
+    return jnp.ceil(x) if soft is None else call(_ceil, soft, x, tau)
+
+
+def trunc(x: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:
+    """Soft `jnp.trunc`: a staircase of soft steps at the integers but 0.
+
+    **Arguments:**
+        x: array of any shape.
+        softness: positive; broadcastable to x. In units of x, whose steps are 1 apart.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+    **Returns:** an array like x; beyond the dtype's precision x.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** as `floor`.
+    """
+    soft, (x,), tau = enter(mode, softness, x=x)
+    return jnp.trunc(x) if soft is None else call(_trunc, soft, x, tau)
+
+
+def mod(x1: ArrayLike, x2: ArrayLike, /, *, softness: Softness = 0.1, mode: ModeName = "smooth") -> Array:
+    """Soft `jnp.mod`: x1 - x2 * floor(x1 / x2), a saw whose teeth fall off softly.
+
+    **Arguments:**
+        x1: array of any shape.
+        x2: the period, broadcastable against x1.
+        softness: positive; broadcastable to the result. In units of x1.
+        mode: "hard", "smooth", "c0", "c1" or "c2".
+    **Returns:** an array of the broadcast shape, x2 / 2 where a tooth falls; NaN where x2 is 0.
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** as `floor`.
+    """
+    soft, (x1, x2), tau = enter(mode, softness, x1=x1, x2=x2)
+    return jnp.mod(x1, x2) if soft is None else call(_mod, soft, x1, x2, tau)
+
+
+# ---------------------------------------------------------------- the staircase behind `round` and `floor`
 
 _SWITCH = 0.25
 
@@ -294,27 +356,57 @@ def staircase(mode: Mode, a: Array, tau: Array, *, scale: float, radius: int | N
     return jnp.where(resolved, with_slope_of(fraction, (nearest + fraction) / scale), a)
 
 
-def _fraction(mode: Mode, u: Array, tau: Array, radius: int | None) -> Array:
-    """r(u) for u in [-1/2, 1/2]."""
+def _floor(mode: Mode, x: Array, tau: Array) -> Array:
+    return _at_integers(mode, x, tau, jnp.zeros_like(x))
+
+
+def _ceil(mode: Mode, x: Array, tau: Array) -> Array:
+    return _at_integers(mode, x, tau, jnp.ones_like(x))
+
+
+def _trunc(mode: Mode, x: Array, tau: Array) -> Array:
+    return _at_integers(mode, x, tau, step(mode, -x, tau))
+
+
+def _at_integers(mode: Mode, x: Array, tau: Array, more: Array) -> Array:
+    """The soft steps at the integers, and as much more."""
+    resolved = jnp.abs(x) < 1 / float(jnp.finfo(x.dtype).eps)
+    nearest = lax.stop_gradient(jnp.round(x))
+    u = jnp.where(resolved, x - nearest, jnp.zeros_like(x))
+    fraction = _fraction(mode, u, tau, None, 0.5)
+    return jnp.where(resolved, nearest + (fraction + more), x)
+
+
+def _mod(mode: Mode, x: Array, period: Array, tau: Array) -> Array:
+    """By the remainder, which floats hold exactly however many periods x is away."""
+    regular = jnp.isfinite(x) & jnp.isfinite(period) & (period != 0)
+    x0, period0 = jnp.where(regular, x, jnp.zeros_like(x)), jnp.where(regular, period, jnp.ones_like(period))
+    u = lax.rem(x0, period0) / period0
+    u = u - lax.stop_gradient(jnp.round(u))
+    return jnp.where(regular, period0 * (u - _fraction(mode, u, tau / jnp.abs(period0), None, 0.5)), jnp.mod(x, period))
+
+
+def _fraction(mode: Mode, u: Array, tau: Array, radius: int | None, shift: float = 0.0) -> Array:
+    """r(u - shift) for u in [-1/2, 1/2], with the digits of a small u; the shift 1/2 puts the steps at the integers."""
     if radius is not None:
-        return _pairs(mode, u, tau, radius)
+        return _pairs(mode, u, tau, radius, shift)
     if mode.degree is not None:
         eps = float(jnp.finfo(u.dtype).eps)
         apart = tau < (1 - 8 * eps) / (2 * HALF_WIDTH)
         wide = jnp.where(apart, jnp.ones_like(tau), tau)
-        return jnp.where(apart, _pairs(mode, u, tau, 1), _overlapping(mode.degree, u, wide))
+        return jnp.where(apart, _pairs(mode, u, tau, 1, shift), _overlapping(mode.degree, u - shift, wide))
     digits = -math.log(jnp.finfo(u.dtype).eps)
     small = tau < _SWITCH
     switch = jnp.full_like(tau, _SWITCH)
-    direct = _pairs(mode, u, jnp.where(small, tau, switch), math.ceil(digits * _SWITCH) + 1)
+    direct = _pairs(mode, u, jnp.where(small, tau, switch), math.ceil(digits * _SWITCH) + 1, shift)
     terms = math.ceil(digits / (2 * math.pi**2 * _SWITCH)) + 1
-    return jnp.where(small, direct, _fourier(u, jnp.where(small, switch, tau), terms))
+    return jnp.where(small, direct, _fourier(u - shift, jnp.where(small, switch, tau), terms))
 
 
-def _pairs(mode: Mode, u: Array, tau: Array, terms: int) -> Array:
+def _pairs(mode: Mode, u: Array, tau: Array, terms: int, shift: float) -> Array:
     total = jnp.zeros_like(u)
     for k in range(terms):
-        total = total + step(mode, u - k - 0.5, tau) - step(mode, -u - k - 0.5, tau)
+        total = total + step(mode, u - (k + 0.5 + shift), tau) - step(mode, -u - (k + 0.5 - shift), tau)
     return total
 
 

@@ -47,6 +47,11 @@ class Mode:
         """A logit this far below its row's maximum has no weight, in float64 too."""
         return 1000.0 if self.degree is None else 2.0
 
+    @property
+    def log_reach(self) -> float:
+        """Nor has one so far below a logarithm that matters; sums of such still fit."""
+        return 1e25 if self.degree is None else self.reach
+
     def __reduce__(self) -> tuple:  # compiled functions are not pickled
         return _named, (self.name,)
 
@@ -59,6 +64,10 @@ class Mode:
         weights = jax.nn.relu(z - simplex_threshold(self.degree, axis, z)) ** self.degree
         return weights / jnp.sum(weights, axis=axis, keepdims=True)
 
+    def log_project(self, z: Float[Array, "..."], axis: int = -1) -> Float[Array, "..."]:
+        """The logarithms of `project`, of the entropic mode from the logits themselves."""
+        return jax.nn.log_softmax(z, axis=axis) if self.degree is None else logarithm(self.project(z, axis))
+
     def sensitivity(self, p: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """Derivative of a weight with respect to its own logit at a fixed threshold, from the weights p."""
         if self.degree is None:
@@ -68,6 +77,12 @@ class Mode:
         positive = p > 0
         root = jnp.where(positive, p, jnp.ones_like(p)) ** ((self.degree - 1) / self.degree)
         return jnp.where(positive, self.degree * root, jnp.zeros_like(p))
+
+
+def logarithm(p: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The logarithms of weights; where there is none -infinity, with a derivative of 0."""
+    some = p != 0  # true for NaN
+    return jnp.where(some, jnp.log(jnp.where(some, p, jnp.ones_like(p))), jnp.full_like(p, -jnp.inf))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))

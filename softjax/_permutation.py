@@ -23,18 +23,31 @@ from ._methods.base import AbstractMethod, Ranks, SolverInfo, count, multiply
 from ._methods.hard import HARD
 from ._methods.non_finite import ExtremesOf, InRange, finite_part, known_harmless
 from ._methods.preprocess import Prepared, as_they_are, prepare, restored
-from ._modes import MODES, Mode
+from ._modes import MODES, Mode, logarithm
 from ._primitive import Applied
 from ._sharding import over_rows
 from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Softness
 
 
 class Choice(NamedTuple):
-    """What the names that a caller gave stand for. The mode is None for the hard order."""
+    """What the names that a caller gave stand for. The mode is None for the hard order.
+
+    `floor` is None where weights are wanted, else they are their logarithms, to which so much was added.
+    """
 
     mode: Mode | None
     method: AbstractMethod
     standardize: bool
+    floor: float | None = None
+
+    def in_logarithms(self, return_log_probs: bool, log_prob_eps: float) -> "Choice":
+        """With what `return_log_probs` and `log_prob_eps` say."""
+        _check.number("log_prob_eps", log_prob_eps, 0, 1)
+        return self._replace(floor=float(log_prob_eps) if _check.flag("return_log_probs", return_log_probs) else None)
+
+    def of_one_hot(self, index: SoftIndex) -> SoftIndex:
+        """The result for hard indices."""
+        return index if self.floor is None else raised(logarithm(index), self.floor)
 
 
 def chosen(
@@ -154,8 +167,11 @@ class SoftPermutation:
     # What the operators are made of. The keys and the softness are known to be legal, and `gated_grad` False stops the
     # gradient through P.
 
-    def _rows(self) -> SoftIndex:
-        return self._in_order(self._run("rows", self._prepared())).astype(self.dtype)
+    def _rows(self, floor: float | None = None) -> SoftIndex:
+        """With a floor the logarithms, see `Choice`."""
+        if floor is None:
+            return self._in_order(self._run("rows", self._prepared())).astype(self.dtype)
+        return raised(self._in_order(self._run("log_rows", self._prepared())), floor).astype(self.dtype)
 
     def _values(self, gated_grad: bool) -> Float[Array, "*batch r"]:
         """P @ keys, the soft order statistics."""
@@ -164,11 +180,17 @@ class SoftPermutation:
         soft = self._run("apply", prepared if gated_grad else _fixed(prepared), payload)
         return self._in_order(restored(soft[..., 0], prepared), axis=-1).astype(self.dtype)
 
-    def _values_and_rows(self, gated_grad: bool) -> tuple[Float[Array, "*batch r"], SoftIndex]:
+    def _values_and_rows(
+        self, gated_grad: bool, floor: float | None = None
+    ) -> tuple[Float[Array, "*batch r"], SoftIndex]:
         """Both, of one solve where values are made of rows anyway."""
         prepared = self._prepared()
         finite = prepared.finite[..., None]
-        if gated_grad:
+        if floor is not None:
+            logs = self._run("log_rows", prepared)
+            p, rows = jnp.exp(logs), raised(logs, floor)
+            soft = multiply(p if gated_grad else lax.stop_gradient(p), finite)
+        elif gated_grad:
             soft, rows = self._run("values_and_rows", prepared, finite if self.standardize else None)
         elif self.method.writes_rows(self.keys.shape[-1], self.ranks):
             rows = self._run("rows", prepared)
@@ -260,6 +282,11 @@ class SoftPermutation:
             out = p._in_order(p._product("apply", p._prepared(), columns))
         out = out.astype(jnp.promote_types(self.dtype, y.dtype))
         return out[..., 0] if y.ndim == 1 else out
+
+
+def raised(logs: Array, floor: float) -> Array:
+    """log(p + floor)."""
+    return jnp.logaddexp(logs, jnp.full_like(logs, math.log(floor))) if floor else logs
 
 
 def ranked(p: SoftPermutation, start: Any, stop: Any, *, descending: bool = False) -> SoftPermutation:

@@ -21,7 +21,8 @@ from ._axis import Layout, layout_reduced
 from ._methods import METHODS
 from ._methods.base import AbstractMethod
 from ._methods.hard_sort import pick
-from ._permutation import Choice, SoftPermutation, chosen, soften
+from ._modes import logarithm
+from ._permutation import Choice, SoftPermutation, chosen, raised, soften
 from ._sharding import over_rows
 from ._types import Axis, Float, Implementation, MethodName, ModeName, QuantileRule, SoftIndex, Softness
 from ._weighted import finite_part, weighted_sum
@@ -128,6 +129,15 @@ def _blend_rows(below: Array, above: Array, near: _Neighbours) -> Array:
     """The neighbours' rows (*batch, m, n), blended."""
     weight = _last(near.weight, below.ndim - 1)[..., None].astype(below.dtype)
     return (1 - weight) * below + weight * above
+
+
+def _blend_logs(below: Array, above: Array, near: _Neighbours) -> Array:
+    """The same of their logarithms; a derivative in q does not see a neighbour without weight."""
+    weight = _last(near.weight, below.ndim - 1)[..., None].astype(below.dtype)
+    below, above = below + logarithm(1 - weight), above + logarithm(weight)
+    nowhere = (below == -jnp.inf) & (above == -jnp.inf)
+    some = jnp.where(nowhere, jnp.zeros_like(below), below)
+    return jnp.where(nowhere, below, jnp.logaddexp(some, above))
 
 
 def _at_neighbours(
@@ -268,7 +278,10 @@ def _index(call: _Call, softness: Softness, how: Choice) -> SoftIndex:
     x, layout, keepdims, q, *_ = call
     p = soften(x, layout, softness, how)
     near, ranks = call.near(how.method)
-    rows = _blend_rows(*_at_neighbours(p, near, ranks, SoftPermutation._rows), near)
+    if how.floor is None:
+        rows = _blend_rows(*_at_neighbours(p, near, ranks, SoftPermutation._rows), near)
+    else:
+        rows = raised(_blend_logs(*_at_neighbours(p, near, ranks, lambda p: p._rows(0.0)), near), how.floor)
     return _lead(q.ndim, rows, p.softness.ndim, lambda row: layout.reduced(row, keepdims))
 
 
@@ -320,15 +333,17 @@ def argquantile(
     method: MethodName = "neuralsort",
     standardize: bool | None = None,
     implementation: Implementation | None = None,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> SoftIndex:
     """The distribution over elements whose expectation is `quantile`. In the hard mode a blend of one-hots.
 
-    **Arguments:** see `quantile`.
+    **Arguments:** see `quantile`, and `argsort` for `return_log_probs` and `log_prob_eps`.
     **Returns:** SoftIndex: a's shape without `axis`, then n, with a leading axis m if q is (m,).
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    how = _how(mode, method, standardize, implementation)
+    how = _how(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
     return _index(_call(a, (q, 1.0), axis, keepdims, quantile_method), softness, how)
 
 
@@ -369,15 +384,17 @@ def argpercentile(
     method: MethodName = "neuralsort",
     standardize: bool | None = None,
     implementation: Implementation | None = None,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> SoftIndex:
     """The distribution over elements whose expectation is `percentile`: `argquantile` with q in [0, 100].
 
-    **Arguments:** see `quantile`.
+    **Arguments:** see `quantile`, and `argsort` for `return_log_probs` and `log_prob_eps`.
     **Returns:** SoftIndex: a's shape without `axis`, then n, with a leading axis m if q is (m,).
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    how = _how(mode, method, standardize, implementation)
+    how = _how(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
     return _index(_call(a, (q, 100.0), axis, keepdims, quantile_method), softness, how)
 
 
@@ -414,13 +431,16 @@ def argmedian(
     method: MethodName = "neuralsort",
     standardize: bool | None = None,
     implementation: Implementation | None = None,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> SoftIndex:
     """The distribution over elements whose expectation is `median`.
 
-    **Arguments:** see `quantile`.
+    **Arguments:** see `quantile`, and `argsort` for `return_log_probs` and `log_prob_eps`.
     **Returns:** SoftIndex: a's shape without `axis`, then n.
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation, "`quantile_method` of `quantile`")
+    how = how.in_logarithms(return_log_probs, log_prob_eps)
     return _index(_call(a, (0.5, 1.0), axis, keepdims), softness, how)

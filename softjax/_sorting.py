@@ -34,6 +34,8 @@ def argsort(
     method: MethodName = "softsort",
     standardize: bool | None = None,
     implementation: Implementation | None = None,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> SoftIndex:
     """Soft `jnp.argsort`: the soft permutation, one distribution over the elements for each rank.
 
@@ -47,18 +49,20 @@ def argsort(
         method: "softsort", "neuralsort" or "ot".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
+        return_log_probs: the logarithms of the distributions instead, from the logits.
+        log_prob_eps: in [0, 1]; add so much to a probability before its logarithm is taken.
     **Returns:** SoftIndex (..., n, ..., n): a's shape, then the distribution.
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
     x, layout = layout_along(_check.real("a", a), axis)
     descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
     p = soften(x, layout, softness, how, descending=descending)
     if how.mode is None:
         order = jnp.argsort(x, axis=layout.axes[0], stable=stable, descending=descending)
-        return jax.nn.one_hot(order, layout.n, dtype=x.dtype)
-    return layout.along_index(p._rows())
+        return how.of_one_hot(jax.nn.one_hot(order, layout.n, dtype=x.dtype))
+    return layout.along_index(p._rows(how.floor))
 
 
 def sort(
@@ -166,8 +170,8 @@ def _arg_extreme(
     p = soften(x, layout, softness, how)
     if how.mode is None:
         hard = jnp.argmax if largest else jnp.argmin
-        return jax.nn.one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, dtype=x.dtype)
-    return layout.reduced(_end(p, largest)._rows()[..., 0, :], keepdims)
+        return how.of_one_hot(jax.nn.one_hot(hard(x, axis=axis, keepdims=keepdims), layout.n, dtype=x.dtype))
+    return layout.reduced(_end(p, largest)._rows(how.floor)[..., 0, :], keepdims)
 
 
 def _extreme(
@@ -192,6 +196,8 @@ def argmax(
     method: MethodName = "softsort",
     standardize: bool | None = None,
     implementation: Implementation | None = None,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> SoftIndex:
     """Soft `jnp.argmax`: the last row of P. With SoftSort it is the projection of a / softness (softmax).
 
@@ -204,11 +210,13 @@ def argmax(
         method: "softsort", "neuralsort" or "ot".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
+        return_log_probs: the logarithms of the distributions instead, from the logits.
+        log_prob_eps: in [0, 1]; add so much to a probability before its logarithm is taken.
     **Returns:** SoftIndex: a's shape without `axis`, then n.
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
     return _arg_extreme(a, axis, keepdims, softness, how, largest=True)
 
 
@@ -222,6 +230,8 @@ def argmin(
     method: MethodName = "softsort",
     standardize: bool | None = None,
     implementation: Implementation | None = None,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> SoftIndex:
     """Soft `jnp.argmin`: the first row of P. Arguments, returns, raises and source as in `argmax`.
 
@@ -230,7 +240,7 @@ def argmin(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
     """
-    how = chosen(mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
     return _arg_extreme(a, axis, keepdims, softness, how, largest=False)
 
 
@@ -289,10 +299,10 @@ def min(
     return _extreme(a, (axis, keepdims), softness, how, gated_grad, largest=False)
 
 
-def _top(
-    operand: ArrayLike, k: int, axis: int | None, softness: Softness, how: Choice
+def _of_an_end(
+    operand: ArrayLike, k: int, axis: int | None, softness: Softness, how: Choice, largest: bool
 ) -> tuple[SoftPermutation | tuple[Array, Array], Layout]:
-    """The last k rows of P, the largest first; in the hard mode the values and indices of `jax.lax.top_k`."""
+    """The k rows of P at an end, that of the extreme first; in the hard mode the values and indices of `jnp.top_k`."""
     x, layout = layout_along(_check.real("operand", operand), axis)
     if not _check.is_concrete(k):
         remedy = "name it in `static_argnames` of jax.jit, or use `top_k_mask`, which takes a traced one"
@@ -300,9 +310,11 @@ def _top(
     k = _check.integer("k", k, 1, layout.n, why=", the number of elements along `axis`")
     p = soften(x, layout, softness, how)
     if how.mode is None:
-        values, indices = lax.top_k(x, k, axis=layout.axes[0])
-        return (values, jax.nn.one_hot(indices, layout.n, dtype=x.dtype)), layout
-    return ranked(p, layout.n - k, layout.n, descending=True), layout
+        values, indices = lax.top_k(x if largest else -x, k, axis=layout.axes[0])
+        one_hot = how.of_one_hot(jax.nn.one_hot(indices, layout.n, dtype=x.dtype))
+        return (values if largest else -values, one_hot), layout
+    first = layout.n - k if largest else 0
+    return ranked(p, first, first + k, descending=largest), layout
 
 
 def argtop_k(
@@ -316,6 +328,8 @@ def argtop_k(
     method: MethodName = "softsort",
     standardize: bool | None = None,
     implementation: Implementation | None = None,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> SoftIndex:
     """Soft indices of the k largest, in descending order: the last k rows of P, reversed.
 
@@ -324,10 +338,10 @@ def argtop_k(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
     _check.flag("is_stable", is_stable)
-    top, layout = _top(operand, k, axis, softness, how)
-    return layout.along_index(top._rows()) if isinstance(top, SoftPermutation) else top[1]
+    top, layout = _of_an_end(operand, k, axis, softness, how, largest=True)
+    return layout.along_index(top._rows(how.floor)) if isinstance(top, SoftPermutation) else top[1]
 
 
 def top_k(
@@ -342,6 +356,8 @@ def top_k(
     standardize: bool | None = None,
     implementation: Implementation | None = None,
     gated_grad: bool = True,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
 ) -> tuple[Array, SoftIndex]:
     """Soft `jax.lax.top_k`: values and soft indices of the k largest, in descending order.
 
@@ -356,16 +372,51 @@ def top_k(
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient of the values through P.
+        return_log_probs: the logarithms of the soft indices instead, from the logits.
+        log_prob_eps: in [0, 1]; add so much to a probability before its logarithm is taken.
     **Returns:** values (..., k, ...) and SoftIndex (..., k, ..., n).
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation)
-    gated_grad, _ = _check.flag("gated_grad", gated_grad), _check.flag("is_stable", is_stable)
-    top, layout = _top(operand, k, axis, softness, how)
-    if not isinstance(top, SoftPermutation):
-        return top
-    values, rows = top._values_and_rows(gated_grad)
+    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    _check.flag("is_stable", is_stable)
+    return _values_and_rows(*_of_an_end(operand, k, axis, softness, how, largest=True), how.floor, gated_grad)
+
+
+def bottom_k(
+    operand: ArrayLike,
+    k: int,
+    *,
+    axis: int | None = -1,
+    is_stable: bool = True,
+    softness: Softness = 0.1,
+    mode: ModeName = "smooth",
+    method: MethodName = "softsort",
+    standardize: bool | None = None,
+    implementation: Implementation | None = None,
+    gated_grad: bool = True,
+    return_log_probs: bool = False,
+    log_prob_eps: float = 0.0,
+) -> tuple[Array, SoftIndex]:
+    """Soft `jnp.top_k` with its `mode="smallest"`: values and soft indices of the k smallest, in ascending order.
+
+    **Arguments:** see `top_k`.
+    **Returns:** values (..., k, ...) and SoftIndex (..., k, ..., n).
+    **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
+    **Source:** docs/softness.md; the methods' papers are named there.
+    """
+    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    _check.flag("is_stable", is_stable)
+    return _values_and_rows(*_of_an_end(operand, k, axis, softness, how, largest=False), how.floor, gated_grad)
+
+
+def _values_and_rows(
+    found: SoftPermutation | tuple[Array, Array], layout: Layout, floor: float | None, gated_grad: bool
+) -> tuple[Array, SoftIndex]:
+    gated = _check.flag("gated_grad", gated_grad)
+    if not isinstance(found, SoftPermutation):
+        return found
+    values, rows = found._values_and_rows(gated, floor)
     return layout.along(values), layout.along_index(rows)
 
 

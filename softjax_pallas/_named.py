@@ -41,6 +41,9 @@ class NamedKernels(AbstractMethod):
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Array:
         return self._by_kernel("rows", x, ranks, tau, mode)
 
+    def log_rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Array:
+        raise NotImplementedError("No kernel serves log-probabilities by name: use implementation='xla'.")
+
     def apply(self, x: Keys, ranks: Ranks, payload: Array | None, tau: PerRow, mode: Mode) -> Array:
         return self._by_kernel("apply", x, ranks, payload, tau, mode)
 

@@ -100,6 +100,26 @@ def soft_round(x, softness, mode, decimals=0):
     return np.where(k >= 0, step(t, mode), -step(-t, mode)).sum(-1) / 10.0**decimals
 
 
+def floor(x, softness, mode):
+    """A step at every integer: those from 1 on count up from zero, the others down."""
+    return np.floor(x) if mode == "hard" else soft_round(np.asarray(x, np.float64) - 0.5, softness, mode)
+
+
+def ceil(x, softness, mode):
+    """The same steps, one higher."""
+    return np.ceil(x) if mode == "hard" else floor(x, softness, mode) + 1
+
+
+def trunc(x, softness, mode):
+    """No step at 0."""
+    return np.trunc(x) if mode == "hard" else floor(x, softness, mode) + 1 - step(x / softness, mode)
+
+
+def mod(x, y, softness, mode):
+    """x less the periods below it."""
+    return np.mod(x, y) if mode == "hard" else x - y * floor(x / y, softness / np.abs(y), mode)
+
+
 def greater(x, y, softness, mode):
     """S((x - y) / softness)."""
     return (x > y) * 1.0 if mode == "hard" else step((x - y) / softness, mode)
@@ -354,6 +374,12 @@ def top_k(x, k, **order):
     """The last k rows applied to x, and the rows."""
     plan = argtop_k(x, k, **order)
     return plan @ x, plan
+
+
+def bottom_k(x, k, **order):
+    """The first k rows applied to x, and the rows."""
+    values, plan = top_k(-np.asarray(x), k, **order)
+    return -values, plan
 
 
 def top_k_mask(x, k, softness, mode, method, standardize=None):

@@ -106,13 +106,20 @@ def test_top_k(k, dtype):
     same_bits(sj.top_k(x, k, mode="hard")[0], values)
     same_bits(sj.top_k(x, k, mode="hard")[1], one_hot(indices, 5, dtype))
     same_bits(sj.argtop_k(x, k, mode="hard"), one_hot(indices, 5, dtype))
+    if hasattr(jnp, "top_k"):  # since JAX 0.11
+        values, indices = jnp.top_k(x, k, mode="smallest")
+    else:
+        indices = jnp.argsort(x)[..., :k]
+        values = jnp.take_along_axis(x, indices, -1)
+    same_bits(sj.bottom_k(x, k, mode="hard")[0], values)
+    same_bits(sj.bottom_k(x, k, mode="hard")[1], one_hot(indices, 5, dtype))
     values, indices = jax.lax.top_k(x, k, axis=0)
     same_bits(sj.top_k(x, k, axis=0, mode="hard")[0], values)
     same_bits(sj.top_k(x, k, axis=0, mode="hard")[1], one_hot(indices, 3, dtype))
 
 
 @pytest.mark.parametrize("mode", ["hard", "smooth"])
-@pytest.mark.parametrize("name", ["argtop_k", "top_k", "top_k_mask", "bottom_k_mask"])
+@pytest.mark.parametrize("name", ["argtop_k", "top_k", "bottom_k", "top_k_mask", "bottom_k_mask"])
 def test_top_k_of_all_elements(name, mode):
     """axis=None flattens, as in the other operators; `_st` forms too."""
     x = data("float32")

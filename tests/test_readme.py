@@ -178,6 +178,7 @@ def test_public_name_is_documented(name):
 SHORTHAND = {
     "SOFT": 'softness=0.1, mode="smooth"',
     "ORDER": 'softness=0.1, mode="smooth", method=..., standardize=None, implementation=None',
+    "LOG": "return_log_probs=False, log_prob_eps=0.0",
 }
 
 

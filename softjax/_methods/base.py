@@ -14,7 +14,7 @@ from jax import Array, lax
 
 from .. import _check
 from .._axis import Span, neighbours
-from .._modes import Mode
+from .._modes import Mode, logarithm
 from .._types import Float, Int
 
 Ranks = range | Span | jax.Array
@@ -72,6 +72,10 @@ class AbstractMethod(abc.ABC):
     @abc.abstractmethod
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
         """Rows of P, for elements in the order given."""
+
+    def log_rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        """The logarithms of rows of P: here of what is written out, whose smallest weights have been rounded to 0."""
+        return logarithm(self.rows(x, ranks, tau, mode))
 
     def apply(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode

@@ -22,26 +22,32 @@ from ..ties import kink
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P; at a half-integer rank the two neighbours share the peak."""
+    return _unsorted(sorted_rows(jnp.sort(x, axis=-1), ranks, tau, mode), x)
+
+
+def _unsorted(in_order: Float[Array, "batch r n"], x: Keys) -> Float[Array, "batch r n"]:
     place = jnp.argsort(jnp.argsort(lax.stop_gradient(x), axis=-1), axis=-1)
-    in_order = sorted_rows(jnp.sort(x, axis=-1), ranks, tau, mode)
     return jnp.take_along_axis(in_order, place[:, None, :], axis=-1)
 
 
 def sorted_rows(s: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
     """Rows of P for ascending keys s, in their order."""
+    return mode.project(_logits(s, ranks, tau, mode.reach)) + spoiled(tau)[:, None, None]
+
+
+def _logits(s: Keys, ranks: Ranks, tau: PerRow, reach: float) -> Float[Array, "batch r n"]:
     n = s.shape[-1]
     scale = tau[:, None, None]
     r = as_array(ranks, s.dtype)[:, None]
     j = jnp.arange(n - 1, dtype=s.dtype)[None, :]
     # A gap beyond `reach` softnesses already ends a row's support; more would only overflow.
-    gap = jnp.minimum((s[:, 1:] - s[:, :-1])[:, None, :], mode.reach * scale) / scale
+    gap = jnp.minimum((s[:, 1:] - s[:, :-1])[:, None, :], reach * scale) / scale
     steps = (2 * r - 2 * j - 1)[None] * gap
     zero = jnp.zeros_like(steps)
     before, behind = (((0, 0), (0, 0), end) for end in ((1, 0), (0, 1)))
     right = lax.cumsum(jnp.pad(jnp.where((j >= jnp.floor(r))[None], steps, zero), before), axis=2)
     left = lax.cumsum(jnp.pad(jnp.where((j < jnp.floor(r))[None], steps, zero), behind), axis=2, reverse=True)
-    p = mode.project(jnp.maximum(right - left, -mode.reach) + _tie_tangent(s, tau)[:, None, :])
-    return p + spoiled(tau)[:, None, None]
+    return jnp.maximum(right - left, -reach) + _tie_tangent(s, tau)[:, None, :]
 
 
 def _tie_tangent(s: Keys, tau: PerRow) -> Keys:
@@ -61,6 +67,10 @@ class NeuralSortDefinition(AbstractMethod):
 
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
         return rows(x, ranks, tau, mode)
+
+    def log_rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        logits = _logits(jnp.sort(x, axis=-1), ranks, tau, mode.log_reach)
+        return _unsorted(mode.log_project(logits), x) + spoiled(tau)[:, None, None]
 
 
 DEFINITION = NeuralSortDefinition()

@@ -299,11 +299,18 @@ class Compressed(NamedTuple):
 
     def rows(self) -> Float[Array, "batch r n"]:
         """Rows of P."""
+        p = self._of_ranks(jax.nn.softmax)
+        return p / lax.stop_gradient(jnp.sum(p, axis=2, keepdims=True))
+
+    def log_shares(self) -> Float[Array, "batch r n"]:
+        """The logarithms of what the ranks receive of each key."""
+        return self._of_ranks(jax.nn.log_softmax)
+
+    def _of_ranks(self, project: Callable[..., Array]) -> Float[Array, "batch r n"]:
         psi, places = self.of_bins()
         lift = (2 / self.nodes.tau)[:, None, None] * self.keys[:, None, :] * (places - 0.5)[None, :, None]
         first = self.held.run.start
-        p = jax.nn.softmax(psi[:, :, None] + lift, axis=1)[:, first : first + self.held.size]
-        return p / lax.stop_gradient(jnp.sum(p, axis=2, keepdims=True))
+        return project(psi[:, :, None] + lift, axis=1)[:, first : first + self.held.size]
 
     def of_bins(self) -> tuple[Float[Array, "batch bins"], Float[Array, " bins"]]:
         """Potentials and places of all bins."""

@@ -24,7 +24,7 @@ from ..base import AbstractMethod, Keys, PerRow, Ranks, SolverInfo, as_array, co
 from ..preprocess import spoiled
 from . import compressed, newton_cg
 from .compressed import Compressed
-from .semidual_newton import FOUND, Problem, midway, plan, potentials
+from .semidual_newton import FOUND, Problem, log_plan, midway, plan, potentials
 from .two_anchors import pair_mask
 
 
@@ -103,6 +103,17 @@ def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch 
     return mass / lax.stop_gradient(jnp.sum(mass, axis=-1, keepdims=True)) + spoiled(tau)[:, None, None]
 
 
+def log_rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    """The logarithms of `rows`."""
+    problem, bins = _problem(x, ranks, tau)
+    return _shares(_pick(log_plan(problem, mode), bins)) + spoiled(tau)[:, None, None]
+
+
+def _shares(logs: Float[Array, "batch r n"]) -> Float[Array, "batch r n"]:
+    """Logarithms of what anchors receive as those of distributions; their sum is a constant, as in `rows`."""
+    return logs - jax.nn.logsumexp(lax.stop_gradient(logs), axis=-1, keepdims=True)
+
+
 def _mask(x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Keys:
     """Transport to two anchors, of masses n - k and k: the upper one's column."""
     return pair_mask(mode, x, k, _resolved(tau))[0] + spoiled(tau)[:, None]
@@ -118,6 +129,9 @@ class TransportDefinition(AbstractMethod):
 
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
         return rows(x, ranks, tau, mode)
+
+    def log_rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        return log_rows(x, ranks, tau, mode)
 
     def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
         """Every element's expected anchor: rows of the plan are distributions over the ranks."""
@@ -245,6 +259,12 @@ class OptimalTransport(AbstractMethod):
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
         on_points = lambda grade, x, tau: _compressed(grade, x, ranks, tau).rows() + spoiled(tau)[:, None, None]
         return self._either((x, ranks), tau, mode, on_points, lambda x, tau: rows(x, ranks, tau, mode))
+
+    def log_rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        def on_points(grade, x, tau):
+            return _shares(_compressed(grade, x, ranks, tau).log_shares()) + spoiled(tau)[:, None, None]
+
+        return self._either((x, ranks), tau, mode, on_points, lambda x, tau: log_rows(x, ranks, tau, mode))
 
     @by_kernels
     def apply(

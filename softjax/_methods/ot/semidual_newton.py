@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import zero_from_primal
 
-from ..._modes import Mode
+from ..._modes import Mode, logarithm
 from ..._sharding import vary_alike
 from ..._types import Bool, Float, Int
 from ..base import SolverInfo
@@ -75,6 +75,14 @@ def plan(problem: Problem, mode: Mode) -> Plan:
     if anchors.shape[0] == 1:
         return (jnp.ones_like(y) + 0 * (y + tau[:, None]))[:, None, :]
     return _plan(mode, problem)
+
+
+def log_plan(problem: Problem, mode: Mode) -> Plan:
+    """The logarithms of `plan`, of the smooth mode from the logits."""
+    if mode.degree is not None or problem.anchors.shape[0] == 1:
+        return logarithm(plan(problem, mode))
+    psi = levels(potentials(mode, problem)[0], problem)
+    return mode.log_project(logits(psi, scaled_keys(problem), problem.anchors), axis=1)
 
 
 def logits(level: Potentials, scaled: Keys, anchors: Float[Array, " k"]) -> Plan:

@@ -27,13 +27,16 @@ def order_statistics(x: Keys, ranks: Ranks) -> Float[Array, "batch r"]:
     return pick(jnp.sort(x, axis=-1), ranks)
 
 
-def _distributions(from_keys: Array, to_keys: Array, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+def _logits(from_keys: Array, to_keys: Array, tau: PerRow, reach: float) -> Float[Array, "batch r n"]:
     difference = from_keys[:, :, None] - to_keys[:, None, :]
     distance = difference * lax.stop_gradient(jnp.sign(difference))  # jnp.abs has derivative 1 at a tie
     scale = tau[:, None, None]
     # Clamped where the weight is zero anyway, so that neither distance nor derivative overflows.
-    p = mode.project(-jnp.minimum(distance, mode.reach * scale) / scale)
-    return p + spoiled(tau)[:, None, None]
+    return -jnp.minimum(distance, reach * scale) / scale
+
+
+def _distributions(from_keys: Array, to_keys: Array, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+    return mode.project(_logits(from_keys, to_keys, tau, mode.reach)) + spoiled(tau)[:, None, None]
 
 
 def rows(x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
@@ -57,6 +60,10 @@ class SoftSortDefinition(AbstractMethod):
 
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
         return rows(x, ranks, tau, mode)
+
+    def log_rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        logits = _logits(order_statistics(x, ranks), x, tau, mode.log_reach)
+        return mode.log_project(logits) + spoiled(tau)[:, None, None]
 
     def rank(self, x: Keys, tau: PerRow, mode: Mode) -> Float[Array, "batch n"]:
         """The expected position among the sorted keys, weighted as a row of P that is centred on x_i."""

@@ -63,6 +63,9 @@ class SoftSort(AbstractMethod):
     def rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
         return definition.rows(x, ranks, tau, mode)
 
+    def log_rows(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> Float[Array, "batch r n"]:
+        return DEFINITION.log_rows(x, ranks, tau, mode)
+
     def apply(
         self, x: Keys, ranks: Ranks, payload: Float[Array, "batch n d"] | None, tau: PerRow, mode: Mode
     ) -> Float[Array, "batch r d"]:
