@@ -31,8 +31,8 @@ here. [Why the slowest lines take what they take](performance-notes.md). What ne
 programs and kernels, is held to a baseline by `make gate` and `make aot`.
 
 Lines of `ot` in the smooth mode run on [points in place of the keys](softness.md#method) from 255 keys on at a softness
-of 0.1, from 510 at 0.05 and from 850 at 0.03, of keys that are standardised or of range 1. Fewer keys, a smaller softness
-and c0, c1, c2 are solved by the keys themselves.
+of 0.1, from 510 at 0.05 and from 850 at 0.03, of keys that are standardised or of range 1. Fewer keys, a smaller
+softness and c0, c1, c2 are solved by the keys themselves.
 """
 
 SECTIONS = {
