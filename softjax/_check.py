@@ -209,9 +209,9 @@ def integer(name: str, value: Any, lowest: int, highest: int | None = None, *, w
 
 
 def number(name: str, value: Any, lowest: float, highest: float) -> None:
-    """Raise for what is no static number in [lowest, highest]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"`{name}` (={value!r}) must be a static number in [{lowest}, {highest}].")
+    """Raise for what is no Python number in [lowest, highest]."""
+    if type(value) not in (int, float):
+        raise TypeError(f"`{name}` (={value!r}) must be a Python number in [{lowest}, {highest}].")
     if not lowest <= value <= highest:
         wrong(name, value, f"in [{lowest}, {highest}]")
 

@@ -370,20 +370,29 @@ def _trunc(mode: Mode, x: Array, tau: Array) -> Array:
 
 def _at_integers(mode: Mode, x: Array, tau: Array, more: Array) -> Array:
     """The soft steps at the integers, and as much more."""
-    resolved = jnp.abs(x) < 1 / float(jnp.finfo(x.dtype).eps)
+    finite = jnp.isfinite(x)
     nearest = lax.stop_gradient(jnp.round(x))
-    u = jnp.where(resolved, x - nearest, jnp.zeros_like(x))
+    u = jnp.where(finite, x - nearest, jnp.zeros_like(x))
     fraction = _fraction(mode, u, tau, None, 0.5)
-    return jnp.where(resolved, nearest + (fraction + more), x)
+    return jnp.where(finite, nearest + (fraction + more), x)
+
+
+_PERIODS = 2.0**60
+"""A period beyond this, or below its inverse, or of which an x is more than so many, is not softened."""
 
 
 def _mod(mode: Mode, x: Array, period: Array, tau: Array) -> Array:
     """By the remainder, which floats hold exactly however many periods x is away."""
-    regular = jnp.isfinite(x) & jnp.isfinite(period) & (period != 0)
+    size = jnp.abs(period)
+    regular = (size >= 1 / _PERIODS) & (size <= _PERIODS) & (jnp.abs(x) <= _PERIODS * jnp.minimum(size, _PERIODS))
     x0, period0 = jnp.where(regular, x, jnp.zeros_like(x)), jnp.where(regular, period, jnp.ones_like(period))
     u = lax.rem(x0, period0) / period0
     u = u - lax.stop_gradient(jnp.round(u))
-    return jnp.where(regular, period0 * (u - _fraction(mode, u, tau / jnp.abs(period0), None, 0.5)), jnp.mod(x, period))
+    # Nothing is left of the teeth at a softness of so many periods, of which there may be too many for a float.
+    width = jnp.minimum(tau, 2.0**30 * jnp.abs(period0)) / jnp.abs(period0)
+    soft = period0 * (u - _fraction(mode, u, width, None, 0.5))
+    given = jnp.where(regular, jnp.zeros_like(x), x), jnp.where(regular, jnp.ones_like(period), period)
+    return jnp.where(regular, soft, jnp.mod(*given))
 
 
 def _fraction(mode: Mode, u: Array, tau: Array, radius: int | None, shift: float = 0.0) -> Array:

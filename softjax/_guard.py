@@ -68,8 +68,29 @@ def _quotient(x: Array, y: Array) -> Array:
 @_quotient.defjvp
 def _quotient_jvp(primals, tangents):
     (x, y), (dx, dy) = primals, tangents
-    held = jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
-    return _quotient(x, y), _power(-1, y) * dx - _finite(held * _power(-2, y)) * dy
+    value = _quotient(x, y)
+    fits = jnp.isfinite(value / y) & jnp.isfinite(x)
+    held, divisor = jnp.where(fits, x, jnp.zeros_like(x)), jnp.where(fits, y, jnp.ones_like(y))
+    return value, _power(-1, y) * dx - _quotient(held, divisor) * _power(-1, divisor) * dy
+
+
+@partial(jax.jit, static_argnums=0)
+def _length(axes: tuple[int, ...], x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(x * x, axis=axes, keepdims=True))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _norm(axes: tuple[int, ...], x: Array) -> Array:
+    return _length(axes, x)
+
+
+@_norm.defjvp
+def _norm_jvp(axes, primals, tangents):
+    (x,), (dx,) = primals, tangents
+    length = _norm(axes, x)
+    some = (length > 0) & jnp.isfinite(length)
+    direction = jnp.where(some, x, jnp.zeros_like(x)) / jnp.where(some, length, jnp.ones_like(length))
+    return length, jnp.sum(direction * dx, axis=axes, keepdims=True)
 
 
 def sqrt(x: ArrayLike, /) -> Array:
@@ -133,7 +154,7 @@ def div(x: ArrayLike, y: ArrayLike, /) -> Array:
 
 
 def norm(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Array:
-    """`jnp.linalg.norm`, the square root of the sum of squares, with a derivative of 0 where that is 0.
+    """`jnp.linalg.norm`, the square root of the sum of squares, with a derivative of 0 where that is 0 or not finite.
 
     **Arguments:**
         x: array of any shape.
@@ -144,4 +165,6 @@ def norm(x: ArrayLike, /, *, axis: Axis = None, keepdims: bool = False) -> Array
     **Source:** docs/operators.md.
     """
     x = _check.real("x", x)
-    return _sqrt(jnp.sum(x * x, axis=reduced_axes(axis, x.ndim), keepdims=_check.flag("keepdims", keepdims)))
+    axes, keepdims = reduced_axes(axis, x.ndim), _check.flag("keepdims", keepdims)
+    length = _norm(axes, x)
+    return length if keepdims else jnp.squeeze(length, axes)

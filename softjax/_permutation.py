@@ -171,7 +171,15 @@ class SoftPermutation:
         """With a floor the logarithms, see `Choice`."""
         if floor is None:
             return self._in_order(self._run("rows", self._prepared())).astype(self.dtype)
-        return raised(self._in_order(self._run("log_rows", self._prepared())), floor).astype(self.dtype)
+        return raised(self._in_order(self._log_rows(self._prepared())), floor).astype(self.dtype)
+
+    def _log_rows(self, prepared: Prepared) -> Float[Array, "*batch r n"]:
+        """The logarithms of rows; -infinity between finite keys and infinite ones, which stand at finite places."""
+        logs = self._run("log_rows", prepared)
+        kind = jnp.where(jnp.isinf(self.keys), jnp.sign(self.keys), jnp.zeros_like(self.keys))[..., None, :]
+        largest = jnp.max(lax.stop_gradient(logs), axis=-1, keepdims=True)
+        of_row = jnp.max(jnp.where(logs == largest, kind, jnp.full_like(kind, -1)), axis=-1, keepdims=True)
+        return jnp.where((kind == of_row) | jnp.isnan(logs), logs, jnp.full_like(logs, -jnp.inf))
 
     def _values(self, gated_grad: bool) -> Float[Array, "*batch r"]:
         """P @ keys, the soft order statistics."""
@@ -187,7 +195,7 @@ class SoftPermutation:
         prepared = self._prepared()
         finite = prepared.finite[..., None]
         if floor is not None:
-            logs = self._run("log_rows", prepared)
+            logs = self._log_rows(prepared)
             p, rows = jnp.exp(logs), raised(logs, floor)
             soft = multiply(p if gated_grad else lax.stop_gradient(p), finite)
         elif gated_grad:

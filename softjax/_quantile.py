@@ -132,12 +132,15 @@ def _blend_rows(below: Array, above: Array, near: _Neighbours) -> Array:
 
 
 def _blend_logs(below: Array, above: Array, near: _Neighbours) -> Array:
-    """The same of their logarithms; a derivative in q does not see a neighbour without weight."""
+    """The same of their logarithms. Where the upper one has no weight, all that it has is a derivative."""
     weight = _last(near.weight, below.ndim - 1)[..., None].astype(below.dtype)
-    below, above = below + logarithm(1 - weight), above + logarithm(weight)
-    nowhere = (below == -jnp.inf) & (above == -jnp.inf)
-    some = jnp.where(nowhere, jnp.zeros_like(below), below)
-    return jnp.where(nowhere, below, jnp.logaddexp(some, above))
+    parts = below + logarithm(1 - weight), above + logarithm(weight)
+    nowhere = (parts[0] == -jnp.inf) & (parts[1] == -jnp.inf)
+    both = jnp.logaddexp(jnp.where(nowhere, jnp.zeros_like(below), parts[0]), parts[1])
+    held = below > -jnp.inf
+    ratio = jnp.exp(jnp.minimum(above - jnp.where(held, below, jnp.zeros_like(below)), 80.0))
+    alone = jnp.where(held, below + weight * (ratio - 1), below)
+    return jnp.where(weight == 0, alone, jnp.where(nowhere, below, both))
 
 
 def _at_neighbours(

@@ -26,7 +26,9 @@ def test_values_are_those_of_jax(name, dtype):
         x, y = (a.ravel() for a in jnp.meshgrid(x, x))  # of a broadcast divisor XLA takes the reciprocal
         same_bits(sj.div(x, y), jnp.divide(x, y))
     elif name == "norm":
-        same_bits(sj.norm(x), jnp.linalg.norm(x.astype(sj.norm(x).dtype)))
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(40, 64)) * 3).astype(dtype)
+        for axis in (None, 0, -1):
+            same_bits(sj.norm(x, axis=axis), jnp.linalg.norm(x.astype(sj.norm(x).dtype), axis=axis))
     else:
         same_bits(getattr(sj, name)(x), UNARY[name](x))
 
@@ -55,6 +57,7 @@ def test_slopes_at_the_ends_of_a_domain():
         assert np.isfinite(gradient).all()
         assert np.isfinite(jax.tree.leaves(jax.hessian(sj.div, (0, 1))(x, y))).all()
     np.testing.assert_allclose(jax.grad(sj.div, (0, 1))(3.0, 2.0), (0.5, -0.75))
+    np.testing.assert_allclose(jax.grad(sj.div, (0, 1))(1e-25, 1e-25), (1e25, -1e25), rtol=1e-6)
 
 
 @pytest.mark.parametrize("transform", [jax.grad, jax.jacfwd, jax.jit], ids=["grad", "jacfwd", "jit"])
@@ -64,6 +67,14 @@ def test_norm(transform):
     result = np.asarray(transform(lengths)(x))
     np.testing.assert_allclose(result, 5.0 if transform is jax.jit else [[0.6, 0.8], [0, 0]], rtol=1e-6)
     assert np.isfinite(jax.hessian(lengths)(x)).all()
+
+
+def test_norm_at_the_ends_of_the_range():
+    for x in ([3e-14, 4e-14], [3e14, 4e14], [3.0, 4.0]):
+        actual, expected = (np.asarray(jax.hessian(f)(jnp.asarray(x))) for f in (sj.norm, jnp.linalg.norm))
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    for x in ([np.inf, 1.0], [np.nan, 1.0], [1e30, 1e30], [0.0, 0.0]):
+        assert (np.asarray(jax.grad(sj.norm)(jnp.asarray(x))) == 0).all()
 
 
 def test_axes_of_norm():

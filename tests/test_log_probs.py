@@ -133,6 +133,28 @@ def test_gradients_are_finite(mode, method, softness):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_infinite_keys(method):
+    """They and the finite ones have nothing of each other's rows."""
+    x, inf = jnp.asarray([1.0, 0.0, -jnp.inf, 0.5, jnp.inf]), jnp.inf
+    logs = np.asarray(sj.argsort(x, method=method, softness=0.5, standardize=False, return_log_probs=True))
+    np.testing.assert_array_equal(logs[0], [-inf, -inf, 0, -inf, -inf])
+    np.testing.assert_array_equal(logs[-1], [-inf, -inf, -inf, -inf, 0])
+    assert (np.isneginf(logs[1:-1]) == [False, False, True, False, True]).all()
+    masked = lambda x: sj.argmax(jnp.append(x, -jnp.inf), method=method, standardize=False, return_log_probs=True)
+    assert np.isfinite(jax.jacrev(masked)(x[:2])).all()
+
+
+def test_derivatives_by_a_quantile():
+    """Those of log(argquantile), at whole ranks too."""
+    x = keys(7)[0]
+    for method in ("softsort", "neuralsort"):
+        rows = functools.partial(sj.argquantile, x, method=method, softness=0.5)
+        logs, plain = jax.jacfwd(lambda q: rows(q, return_log_probs=True)), jax.jacfwd(lambda q: jnp.log(rows(q)))  # noqa: B023
+        for q in (0.5, 0.25, 0.3, 1.0):
+            np.testing.assert_allclose(logs(q), plain(q), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_nan_stays_in_its_row(method):
     x = keys().at[1, 2].set(jnp.nan)
     logs = np.asarray(sj.argsort(x, method=method, return_log_probs=True))
@@ -144,6 +166,6 @@ def test_names():
     for value in (1, "yes", None):
         with pytest.raises(TypeError, match="`return_log_probs`"):
             sj.argmax(jnp.ones(3), return_log_probs=value)
-    for value, kind in ((-1.0, ValueError), (2, ValueError), ("0", TypeError), (True, TypeError)):
+    for value, kind in ((-1.0, ValueError), (2, ValueError), ("0", TypeError), (np.float64(0.1), TypeError)):
         with pytest.raises(kind, match=r"`log_prob_eps`.*\[0, 1\]"):
             sj.top_k(jnp.ones(3), 1, log_prob_eps=value)

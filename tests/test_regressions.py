@@ -440,3 +440,23 @@ def test_no_quantiles(mode, method):
     how = {"axis": -1, "method": method, "mode": mode}
     assert sj.quantile(jnp.ones((3, 20)), jnp.zeros(0), **how).shape == (0, 3)
     assert sj.argquantile(jnp.ones((3, 20)), jnp.zeros(0), **how).shape == (0, 3, 20)
+
+
+@pytest.mark.parametrize("mode", SOFT_MODES)
+def test_periods_and_places_at_the_ends_of_the_range(mode):
+    """Values are the hard ones where nothing soft is left, and gradients are finite."""
+    far = jnp.asarray([2.0**24 + 2, -(2.0**24) - 2, 2.0**40, 3e38, 1e-38])
+    for name in ("floor", "ceil", "trunc"):
+        soft = lambda x, tau: getattr(sj, name)(x, softness=tau, mode=mode)  # noqa: B023
+        np.testing.assert_allclose(soft(far[:4], 0.1), far[:4], rtol=1e-7)
+        assert np.isnan(jax.jit(soft)(far, -1.0)).all()
+        slopes = jax.grad(lambda x, tau: soft(x, tau).sum(), (0, 1))(far, 1e-6)  # noqa: B023
+        assert all(np.isfinite(slope).all() for slope in slopes)
+    cases_of_mod = [(1e-20, 1e-19), (1.0, 1e38), (-1.0, 1e38), (3e34, 1e35), (1e35, 1e35), (1e30, 1.0), (1e30, 1e-7)]
+    for x, period in (*cases_of_mod, (5.3, 1e-3), (2.0, 1e-12), (5.3, 1e17)):
+        for softness in (1e-6, 0.1, 1e38):
+            soft = lambda *a: sj.mod(*a[:2], softness=a[2], mode=mode)
+            assert np.isfinite(jax.grad(soft, (0, 1, 2))(x, period, softness)).all(), (x, period, softness)
+    for x, period in cases_of_mod[:5]:
+        assert sj.mod(x, period, mode=mode) == jnp.mod(x, period)
+    assert sj.mod(1.0, 0.0, mode=mode) != sj.mod(1.0, 0.0, mode=mode)
