@@ -386,10 +386,11 @@ def _mod(mode: Mode, x: Array, period: Array, tau: Array) -> Array:
     size = jnp.abs(period)
     regular = (size >= 1 / _PERIODS) & (size <= _PERIODS) & (jnp.abs(x) <= _PERIODS * jnp.minimum(size, _PERIODS))
     x0, period0 = jnp.where(regular, x, jnp.zeros_like(x)), jnp.where(regular, period, jnp.ones_like(period))
-    u = lax.rem(x0, period0) / period0
-    u = u - lax.stop_gradient(jnp.round(u))
-    # Nothing is left of the teeth at a softness of so many periods, of which there may be too many for a float.
-    width = jnp.minimum(tau, 2.0**30 * jnp.abs(period0)) / jnp.abs(period0)
+    size0 = jnp.abs(period0)
+    u = lax.rem(*lax.stop_gradient((x0, period0))) / lax.stop_gradient(period0)
+    u = with_slope_of(x0 / period0, u - jnp.round(u))
+    # Beyond these bounds nothing is soft, or nothing is left of the teeth; a float may not hold so few or many periods.
+    width = jnp.clip(tau, 4 * float(jnp.finfo(tau.dtype).tiny) * size0, 2.0**30 * size0) / size0
     soft = period0 * (u - _fraction(mode, u, width, None, 0.5))
     given = jnp.where(regular, jnp.zeros_like(x), x), jnp.where(regular, jnp.ones_like(period), period)
     return jnp.where(regular, soft, jnp.mod(*given))

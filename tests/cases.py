@@ -185,6 +185,14 @@ class Elementwise:
     positional: tuple = ()
     options: dict = field(default_factory=dict)
     variants: tuple = ({},)
+    divides: bool = False
+
+    def legal(self, args):
+        """The arguments; for an operator that divides few and finite multiples of divisors that are not near zero."""
+        if not self.divides:
+            return args
+        x, y = (a[np.isfinite(args[0])] for a in args)
+        return np.clip(x, -4, 4), np.where(y < 0, -0.8, 0.8).astype(y.dtype) + y / 4
 
     def call(self, name, args, softness, mode, **options):
         """The operator of the package."""
@@ -214,7 +222,7 @@ ELEMENTWISE = {
     "floor": Elementwise(1, oracle.floor, jnp.floor),
     "ceil": Elementwise(1, oracle.ceil, jnp.ceil),
     "trunc": Elementwise(1, oracle.trunc, jnp.trunc),
-    "mod": Elementwise(2, oracle.mod, jnp.mod),
+    "mod": Elementwise(2, oracle.mod, jnp.mod, divides=True),
     "greater": Elementwise(2, oracle.greater, jnp.greater),
     "greater_equal": Elementwise(2, oracle.greater_equal, jnp.greater_equal),
     "less": Elementwise(2, lambda x, y, *a: oracle.greater(y, x, *a), jnp.less),
@@ -274,7 +282,7 @@ def elementwise_inputs(name, dtype=np.float64):
     grid = np.linspace(-2.3, 2.4, 40).astype(dtype)
     if ELEMENTWISE[name].arity == 1:
         return (grid,)
-    return grid, np.where(np.arange(40) % 5 == 0, grid, np.roll(grid, 3)).astype(dtype)
+    return ELEMENTWISE[name].legal((grid, np.where(np.arange(40) % 5 == 0, grid, np.roll(grid, 3)).astype(dtype)))
 
 
 @functools.cache
