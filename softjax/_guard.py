@@ -1,8 +1,8 @@
 """Guards: hard functions whose values are JAX's own and whose gradients are finite.
 
 Where a derivative is not, at an end of the function's domain or beyond it, it counts as 0: a masked or an unlucky
-element does not make a whole gradient NaN. That holds at every order, since derivatives are made of powers that are
-guarded themselves. Nothing is softened.
+element does not make a whole gradient NaN. At such a point that holds at every order, since derivatives are made of
+powers that are guarded themselves. Nothing is softened.
 """
 
 from collections.abc import Callable
@@ -142,7 +142,7 @@ def arccos(x: ArrayLike, /) -> Array:
 
 
 def div(x: ArrayLike, y: ArrayLike, /) -> Array:
-    """`jnp.divide` with derivatives of 0 where x / y or x / y^2 is not finite.
+    """`jnp.divide` with a derivative by x of 0 where 1 / y is not finite, by y where x / y^2 is not.
 
     **Arguments:**
         x, y: arrays, broadcastable against each other.
