@@ -319,11 +319,15 @@ def test_elementwise_hard_limit(name, mode, options):
 @cases.elementwise_cases(modes=SOFT_MODES)
 @given(x=npst.arrays(np.float32, 40, elements=st.floats(-1e4, 1e4, width=32)), soft=any_softness)
 def test_elementwise_range(name, mode, options, x, soft):
-    """SoftBools stay in [0, 1], everything is finite, and clip stays near its interval."""
-    args = (x, x[::-1].copy())[: cases.ELEMENTWISE[name].arity]
+    """SoftBools stay in [0, 1], mod between 0 and its period, and everything is finite."""
+    operator = cases.ELEMENTWISE[name]
+    args = operator.legal((x, x[::-1].copy())[: operator.arity])
     out = np.asarray(cases.compiled_elementwise(name, mode, options)(args, soft))
     assert np.isfinite(out).all()
-    if name in ("sigmoidal", "heaviside") or len(args) == 2:
+    if operator.divides:
+        share, slack = out / args[1], 4 * np.finfo(np.float32).eps
+        assert (share >= -slack).all() and (share <= 1 + slack).all()
+    elif name in ("sigmoidal", "heaviside") or len(args) == 2:
         assert (out >= 0).all() and (out <= 1).all()
     if name == "sign":
         assert (np.abs(out) <= 1).all()
