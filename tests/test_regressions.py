@@ -307,9 +307,9 @@ def test_debugging_flags(mode, flag):
     grid = jnp.append(grid, jnp.inf) if flag is jax.debug_nans else grid
     with flag(True):
         for name, operator in cases.ELEMENTWISE.items():
-            args = (grid, grid[::-1])[: operator.arity]
+            args = operator.legal((grid, grid[::-1])[: operator.arity])
             operator.call(name, args, 0.1, mode)
-            operator.call(name, args, jnp.full(grid.shape, 0.1), mode)
+            operator.call(name, args, jnp.full(args[0].shape, 0.1), mode)
         jax.grad(lambda s: sj.relu(grid[:6], softness=s, mode=mode).sum())(0.1)
         jax.vmap(lambda s: sj.abs(0.3, softness=s, mode=mode))(grid[2:6])
         if flag is jax.debug_nans:
