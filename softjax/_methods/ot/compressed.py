@@ -330,7 +330,7 @@ class Compressed(NamedTuple):
     def expected(self) -> Keys:
         """Every key's expected anchor, as a rank, where all ranks are wanted."""
         ranks = self.nodes.shares[0] * self.nodes.places * (self.t.shape[1] - 1)
-        return self._sent(jnp.broadcast_to(ranks, self.psi.shape)[:, :, None])[:, :, 0]
+        return self._at_keys(lambda p: _sum("bkm,k->bm", p, ranks)[:, None])[:, :, 0]
 
     @property
     def _panels(self) -> int:
@@ -343,7 +343,10 @@ class Compressed(NamedTuple):
 
     def _sent(self, u: Float[Array, "batch k d"]) -> Float[Array, "batch n d"]:
         """What keys are sent by anchors that hold u."""
-        sent = lambda p: _sum("bkm,bkd->bdm", p[:, self.held.run], u)
+        return self._at_keys(lambda p: _sum("bkm,bkd->bdm", p[:, self.held.run], u))
+
+    def _at_keys(self, sent: Callable[[Plan], PerNode]) -> Float[Array, "batch n d"]:
+        """What a function that is linear in the plan gives at the keys."""
         return jnp.swapaxes(_interpolated(self.t, sent(self.p), sent(slope(self.p, self.nodes))), 1, 2)
 
     def _at_ranks(self, values: Float[Array, "batch k d"]) -> Float[Array, "batch r d"]:
