@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import slow_unless, x64
+from scipy.sparse.linalg import LinearOperator, cg
+from scipy.special import softmax
 from test_compressed import kinds
 
 import softjax as sj
@@ -75,3 +77,74 @@ def test_parity(n, name, standardize):
             assert error[i] <= limit, (softness, row, "value", error[i], limit)
             limit = 2e-4 * max(steepest[i], 1e-5) + 100 * n * conditioned * max(1, extent[i] / 100)
             assert slope_error[i] <= limit, (softness, row, "gradient", slope_error[i], limit)
+
+
+def _newton(y, masses, softness):
+    """The plan of keys y to anchors in [0, 1], and the inverse of its potentials' Hessian: float64, by NumPy alone.
+
+    Rows of so many keys and anchors are written out, a Newton step is found by conjugate gradients.
+    """
+    anchors = np.linspace(0, 1, len(masses))
+    lift, psi = 2 * np.outer(y - 0.5, anchors - 0.5) / softness, np.log(masses)
+
+    def inverse(rhs):
+        scale = np.sqrt(masses)
+        curved = lambda v: v - (p.T @ (p @ (v / scale))) / scale + scale * (scale @ v) / len(y)
+        turned = LinearOperator((len(scale),) * 2, matvec=curved)
+        return cg(turned, rhs / scale, rtol=1e-12, maxiter=2000)[0] / scale
+
+    for step in range(60):
+        p = softmax(lift + psi, axis=1)
+        received = p.sum(0)
+        off = np.max(np.abs(received / masses - 1))
+        if off < 1e-11:
+            return p, inverse
+        psi = psi + (inverse(masses - received) if step > 4 and off < 0.5 else np.log(masses / received))
+    raise AssertionError(f"the plan did not converge: {off}")
+
+
+def _value_and_slope(x, softness, k, weights):
+    """The k largest, or where k is None ranks, and the derivative of their weighted sum, by the implicit function."""
+    n, z = len(x), x - x.mean()
+    std = np.sqrt(np.mean(z**2)) or np.abs(x).max()
+    z = z / std
+    y = 1 / (1 + np.exp(-z))
+    first = 0 if k in (None, n) else 1
+    masses = np.ones(n) if first == 0 else np.concatenate([[n - k], np.ones(k)])
+    p, inverse = _newton(y, masses, softness)
+    if k is None:  # how the result depends on each entry of the plan
+        ranks = np.arange(n) / n
+        value, taken, own = 1 - p @ ranks, -np.outer(weights, ranks), 0
+    else:
+        wanted = p[:, first:]
+        value, own = (wanted.T @ x)[::-1], wanted @ weights[::-1]
+        taken = np.pad(np.outer(x, weights[::-1]), ((0, 0), (first, 0)))
+    through = lambda g: p * (g - np.sum(p * g, axis=1, keepdims=True))
+    taken = taken - inverse(through(taken).sum(0))
+    steep = 2 * (np.linspace(0, 1, len(masses)) - 0.5) / softness
+    change = y * (1 - y) * (through(taken) @ steep)
+    return value, own + (change - change.mean() - z * np.mean(change * z)) / std
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("softness", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize("k", [2048, 4095, 4096, None])
+def test_many_ranks_of_many_keys(k, softness):
+    """Where points stand for 4,096 keys and for their ranks, within what the first test says, too."""
+    x, names = kinds(4096)
+    weights = np.random.default_rng(1).normal(size=k or 4096)
+
+    @jax.jit
+    def both(x):
+        how = {"method": "ot", "softness": softness}
+        loss = lambda y: (jnp.vdot(jnp.asarray(weights, y.dtype), y), y)
+        operator = lambda x: sj.rank(x, axis=-1, **how) / x.size if k is None else sj.top_k(x, k, **how)[0]
+        return jax.grad(lambda x: loss(operator(x)), has_aux=True)(x)
+
+    for row, name in zip(x, names, strict=True):
+        slope, value = both(jnp.asarray(row))
+        want, steep = _value_and_slope(row.astype(np.float64), softness, k, weights)
+        extent = 1 if k is None else np.ptp(row.astype(np.float64))
+        limit = 2e-5 * extent + 8 * EPS * np.max(np.abs(want))
+        np.testing.assert_allclose(value, want, rtol=0, atol=limit, err_msg=name)
+        np.testing.assert_allclose(slope, steep, rtol=0, atol=2e-4 * np.max(np.abs(steep)), err_msg=name)
