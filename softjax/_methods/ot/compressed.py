@@ -318,7 +318,8 @@ class Compressed(NamedTuple):
         if not self.held.many:
             return psi, self.nodes.places
         apart = psi[:, : run.start], psi[:, run.stop :]
-        psi = jnp.concatenate([apart[0], self._at_ranks(psi[:, run, None])[:, :, 0], apart[1]], axis=1)
+        # Not by a product with a constant: fused with what uses it, XLA in JAX 0.10 sums a part of it.
+        psi = jnp.concatenate([apart[0], self._over_ranks(Interpolated, psi[:, run, None])[:, :, 0], apart[1]], axis=1)
         return psi, jnp.asarray(np.linspace(0, 1, psi.shape[1]), psi.dtype)
 
     def transposed(self, u: Float[Array, "batch r d"]) -> Float[Array, "batch n d"]:
