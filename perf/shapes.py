@@ -17,6 +17,7 @@ import numpy as np
 import softjax as sj
 
 METHODS = ("softsort", "neuralsort", "ot")
+"""Those in every mode."""
 
 
 SOFT: dict[str, Callable[..., jax.Array]] = {
@@ -157,7 +158,7 @@ def exponent(operator: str, method: str, along: str = "n") -> float:
 
 def goals(method: str, mode: str) -> tuple[int, float]:
     """Instructions and seconds to compile that value and gradient should take at most."""
-    smooth = {"softsort": (900, 1.5), "ot": (1_500, 3.0), "neuralsort": (2_000, 3.0)}
+    smooth = {"softsort": (900, 1.5), "ot": (1_500, 3.0), "neuralsort": (2_000, 3.0), "lapsum": (3_000, 3.0)}
     return smooth[method] if mode == "smooth" else (3_000, 3.0)
 
 
@@ -182,6 +183,7 @@ STANDARD = (
     *(Case("mask", "ot", (64, 16_384), k=k) for k in (None, 32)),
     *(Case("sort", "ot", shape) for shape in ((4, 512), (4, 1_024), (65_536,), (1_000_000,))),
     *(Case("rank", "ot", shape) for shape in ((4, 1_024), (65_536,), (1_000_000,))),
+    *(Case(name, "lapsum", shape) for shape in BIG[:2] for name in ("sort", "rank", "mask")),
 )
 """What `make bench` times, in under ten minutes on two cores."""
 
@@ -209,8 +211,9 @@ _GROWING = {
         Case("sort", "softsort", (), "c1"),
         *(Case(name, "neuralsort", ()) for name in ("sort", "quantile")),
         *(Case(name, "ot", (), k=k) for name, k in (("top_k", 32), ("mask", None), ("sort", None))),
+        *(Case(name, "lapsum", ()) for name in ("sort", "rank", "mask")),
     ],
-    "batch": [Case("sort", method, ()) for method in METHODS],
+    "batch": [Case("sort", method, ()) for method in (*METHODS, "lapsum")],
 }
 SCALING = {
     f"{case.name} along {along}": (along, [replace(case, shape=shape) for shape in _SHAPES[along]])
@@ -223,6 +226,7 @@ COMPILED = (
     *(Case(name, "softsort", (64, 1_024)) for name in ("sort", "rank", "top_k", "quantile", "max", "mask")),
     *(Case(name, "neuralsort", (64, 1_024)) for name in ("sort", "rank", "quantile", "mask")),
     *(Case(name, "ot", (64, 1_024)) for name in ("sort", "rank", "top_k", "quantile", "mask")),
+    *(Case(name, "lapsum", (64, 1_024)) for name in ("sort", "rank", "mask")),
     *(Case(name, "softsort", (64, 1_024), "c1") for name in ("sort", "rank", "mask")),
     *(Case("sort", method, (64, 1_024), "c1") for method in ("neuralsort", "ot")),
 )
@@ -237,6 +241,7 @@ GATE = (
     *(Case(name, "neuralsort", _SMALL) for name in ("top_k", "quantile", "max", "argsort")),
     *(Case(name, "ot", _SMALL) for name in ("top_k", "quantile", "max", "mask", "argsort")),
     *(Case(name, "ot", _SMALL, "c1") for name in ("top_k", "mask")),
+    *(Case(name, "lapsum", _SMALL) for name in ("sort", "rank", "top_k", "quantile", "mask", "argsort")),
     *COMPILED,
 )
 """What `make gate` compiles and counts: every method, both kinds of mode, and every form of each."""

@@ -55,16 +55,26 @@ def chosen(
 ) -> Choice:
     """The mode, and the method as the implementation has it: looked up once, and no name is compared below."""
     entry = _check.choice("mode", mode, MODES)
-    found = _method(method)
+    found = named_method(method)
     if standardize is not None:
         _check.flag("standardize", standardize)
     found = implemented(found, implementation)
     if entry is None:
         return Choice(None, HARD, False)
+    check_mode(mode, found)
     return Choice(entry, found, found.standardize if standardize is None else standardize)
 
 
-def _method(method: Any) -> AbstractMethod:
+def check_mode(mode: ModeName, method: MethodName) -> None:
+    """Raise for a mode that the method does not have."""
+    found = named_method(method)
+    if found.modes is not None and MODES[mode] not in (None, *found.modes):
+        names = ", ".join(repr(own.name) for own in found.modes)
+        _check.wrong("mode", mode, f"'hard' or {names}, the modes of the method {found.name!r}")
+
+
+def named_method(method: Any) -> AbstractMethod:
+    """The method itself, or that of a name."""
     if isinstance(method, AbstractMethod):
         try:
             hash(method)
@@ -444,7 +454,7 @@ def soft_permutation(
         axis: the axis to sort along; None flattens a first.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort", "ot", or an `AbstractMethod` of your own.
+        method: "softsort", "neuralsort", "ot", "lapsum", or an `AbstractMethod` of your own.
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
     **Returns:** a `SoftPermutation` of shape (..., n, n), a's shape without `axis` in front: `P @ y`, `P.T @ y`,

@@ -312,7 +312,7 @@ def quantile(
         quantile_method: "linear", "lower", "higher", "midpoint" or "nearest", as `method` of jnp.quantile.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot" or "lapsum".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient through P and keeps that through the values it averages.

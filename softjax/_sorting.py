@@ -46,7 +46,7 @@ def argsort(
         stable: as in JAX, for the hard mode.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot" or "lapsum".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         return_log_probs: the logarithms of the distributions instead, from the logits.
@@ -89,7 +89,7 @@ def sort(
         softness: positive; broadcastable to a's shape without `axis`. In units of a (of the keys in (0, 1) where
             standardised).
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot" or "lapsum".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient through P and keeps that through the values it averages.
@@ -207,7 +207,7 @@ def argmax(
         keepdims: keep the reduced axes with size 1.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot" or "lapsum".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         return_log_probs: the logarithms of the distributions instead, from the logits.
@@ -264,7 +264,7 @@ def max(
         keepdims: keep the reduced axes with size 1.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot" or "lapsum".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient through P and keeps that through the values it averages.
@@ -368,7 +368,7 @@ def top_k(
         is_stable: as in JAX; equal elements are taken in their order in any case.
         softness: positive; broadcastable to operand's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot" or "lapsum".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient of the values through P.
@@ -441,7 +441,7 @@ def ranking(
         descending: whether the largest has rank 0.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort" or "ot".
+        method: "softsort", "neuralsort", "ot" or "lapsum".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
     **Returns:** an array like a (flattened if axis is None), with values in [0, n - 1].

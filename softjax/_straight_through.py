@@ -16,6 +16,7 @@ import numpy as np
 
 from . import _check, _compare, _elementwise, _mask, _quantile, _sorting
 from ._modes import MODES
+from ._permutation import check_mode
 
 
 def grad_replace(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,6 +68,8 @@ def _replace(fn: Callable[..., Any], forward: dict[str, Any], backward: dict[str
         bound = signature.bind_partial(*args, **kwargs)
         if own and "mode" in bound.arguments:  # the value alone would not notice a wrong one
             _check.choice("mode", bound.arguments["mode"], MODES)
+            if "method" in bound.arguments:
+                check_mode(bound.arguments["mode"], bound.arguments["method"])
         if own and "softness" in bound.arguments:  # nor need one: the derivative does
             _check.positive("softness", bound.arguments["softness"])
         leaves, tree = jax.tree.flatten((args, kwargs))

@@ -25,15 +25,20 @@ class NamedKernels(AbstractMethod):
     implementation: str
 
     def __post_init__(self):
-        for name in ("name", "rank_step", "joint", "standardize"):
+        for name in ("name", "rank_step", "joint", "standardize", "modes"):
             object.__setattr__(self, name, getattr(self.method, name))
 
     @property
     def plain(self):
         return self.method.plain
 
+    @property
+    def _has_kernels(self) -> bool:
+        """One of the user's own has none, whatever its name."""
+        return self.name in OPS and METHODS.get(self.name) == self.method
+
     def _by_kernel(self, op: str, *arguments: Any) -> Array:
-        if METHODS.get(self.name) != self.method:  # one of the user's own, whatever its name
+        if not self._has_kernels:
             raise cannot_run(self.implementation, op, self.name, "it has no kernels")
         note(self.implementation, self.name, op, *arguments)
         return OPS[self.name].named(self.implementation, self.name, op, *arguments)
@@ -51,7 +56,7 @@ class NamedKernels(AbstractMethod):
         return self._by_kernel("rank", x, tau, mode)
 
     def mask(self, x: Keys, k: PerRow, tau: PerRow, mode: Mode) -> Array:
-        if METHODS.get(self.name) != self.method or "mask" in OPS[self.name].OPS:
+        if not self._has_kernels or "mask" in OPS[self.name].OPS:
             return self._by_kernel("mask", x, k, tau, mode)
         return super().mask(x, k, tau, mode)
 

@@ -14,9 +14,20 @@ import softjax as sj
 
 SOFT_MODES = ("smooth", "c0", "c1", "c2")
 MODES = ("hard", *SOFT_MODES)
-METHODS = ("softsort", "neuralsort", "ot")
+METHODS = {"softsort": SOFT_MODES, "neuralsort": SOFT_MODES, "ot": SOFT_MODES, "lapsum": ("smooth",)}
+"""Every method, and its soft modes."""
 SHAPE = (3, 3, 3)  # every axis gives rows of one shape, compiled once
 SQUARE = (5, 5)  # the shape of most tests along the last axis, so that they share what is compiled
+
+
+def pairs(modes=MODES):
+    """Every one of these modes with every method that has it."""
+    return [(mode, method) for method, own in METHODS.items() for mode in modes if mode in ("hard", *own)]
+
+
+def each_pair(modes=MODES):
+    """Parametrisation by them."""
+    return pytest.mark.parametrize(("mode", "method"), pairs(modes))
 
 
 def x64(on=True):
@@ -41,7 +52,7 @@ def tolerance(dtype, n=1, conditioning=1.0, method=None):
 def conditioning(x, n, softness, method):
     """The largest logit of a method on values x: |x_i - x_j| / softness, n times that, or 1 / softness."""
     spread = np.ptp(np.asarray(x, np.float64))
-    return 1 + {"softsort": spread, "neuralsort": n * spread, "ot": 1.0}[method] / np.min(softness)
+    return 1 + {"softsort": spread, "neuralsort": n * spread, "ot": 1.0, "lapsum": spread}[method] / np.min(softness)
 
 
 # --- array operators -----------------------------------------------------------------------------------
@@ -119,8 +130,7 @@ class Case:
 CASES = [
     Case(name, mode, method, axis)
     for name, operator in ARRAY.items()
-    for mode in MODES
-    for method in METHODS
+    for mode, method in pairs()
     for axis in operator.axes
 ]
 
@@ -137,9 +147,8 @@ def slow_unless(quick):
 
 def _every_axis():
     """What ci/check.sh runs: the last axis in every mode and method, each other axis of an operator in one of each."""
-    combinations = [(mode, method) for mode in MODES for method in METHODS]
     other = [(name, axis) for name, operator in ARRAY.items() for axis in operator.axes if axis != -1]
-    turns = {line: turn(i, combinations) for i, line in enumerate(other)}
+    turns = {line: turn(i, pairs()) for i, line in enumerate(other)}
     return {c for c in CASES if c.axis == -1 or turns[c.name, c.axis] == (c.mode, c.method)}
 
 
@@ -293,11 +302,11 @@ def compiled_elementwise(name, mode, options=()):
 
 # --- all array operators of one mode and method at once ------------------------------------------------
 
-PRODUCT = [(m, o) for o in METHODS for m in SOFT_MODES]
+PRODUCT = pairs(SOFT_MODES)
 COMBINATIONS = pytest.mark.parametrize(("mode", "method"), PRODUCT)
-REPRESENTATIVES = [(m, o) for o, sparse in zip(METHODS, ("c0", "c1", "c2"), strict=True) for m in ("smooth", sparse)]
+REPRESENTATIVES = [*pairs(("smooth",)), ("c0", "softsort"), ("c1", "neuralsort"), ("c2", "ot")]
 """c0, c1 and c2 differ in the degree of a polynomial, which no transform of JAX sees: one for each method."""
-ONE_MODE = [("smooth", "softsort"), ("c1", "neuralsort"), ("c2", "ot")]
+ONE_MODE = [("smooth", "softsort"), ("c1", "neuralsort"), ("c2", "ot"), ("smooth", "lapsum")]
 """Every method in one mode, and smooth and sparse modes both."""
 VALUE_NAMES = ("sort", "max", "min", "top_k", "quantile", "median")
 BUNDLE_NAMES = ("sort", "max", "min", "top_k", "argsort", "argmax", "argquantile", "ranking")

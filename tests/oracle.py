@@ -276,7 +276,27 @@ def rows(x, ranks, softness, mode, method, standardize=None):
     if method == "neuralsort":
         spread = np.abs(y[:, None] - y).sum(0)
         return project(((2 * ranks[:, None] + 1 - n) * y - spread) / softness, mode)
+    if method == "lapsum":
+        return np.stack([laplace_shares(y, r + 1, softness) - laplace_shares(y, r, softness) for r in ranks])
     return transport_rows(y, list(ranks), softness, mode)
+
+
+def laplace(t):
+    """Laplace's distribution function."""
+    tail = np.exp(-np.abs(t)) / 2
+    return np.where(t < 0, tail, 1 - tail)
+
+
+def laplace_shares(x, count, softness):
+    """What elements have below the threshold below which all have `count`, which is found by bisection."""
+    if count in (0, len(x)):
+        return np.full(len(x), count / len(x))
+    low, high = x.min() - 100 * softness, x.max() + 100 * softness
+    for _ in range(200):
+        middle = (low + high) / 2
+        enough = laplace((middle - x) / softness).sum() > count
+        low, high = (low, middle) if enough else (middle, high)
+    return laplace(((low + high) / 2 - x) / softness)
 
 
 def some_rows(x, ranks, softness, mode, method):
@@ -302,6 +322,10 @@ def ranking(x, softness, mode, method, standardize=None, descending=True):
     if method == "softsort":
         y = standardized(x) if standardize else x
         return project(-np.abs(y[:, None] - np.sort(y)) / softness, mode) @ positions
+    if method == "lapsum":
+        y = standardized(x) if standardize else x
+        ascending = laplace((y[:, None] - y) / softness).sum(1) - 0.5
+        return n - 1 - ascending if descending else ascending
     plan = rows(x, np.arange(n), softness, mode, method, standardize)
     return (positions @ plan) / plan.sum(0)
 
@@ -390,6 +414,8 @@ def top_k_mask(x, k, softness, mode, method, standardize=None):
         mask = np.empty(n)
         mask[np.argsort(-x, kind="stable")] = np.clip(k - np.arange(n), 0, 1)
         return mask
+    if method == "lapsum":
+        return 1 - laplace_shares(standardized(x) if standardize else x, n - k, softness)
     if method != "ot":
         return np.clip(k - np.arange(n)[::-1], 0, 1) @ rows(x, np.arange(n), softness, mode, method, standardize)
     if k in (0, n):

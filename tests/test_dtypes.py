@@ -20,7 +20,7 @@ def dtypes_of(function, *shapes):
 
 def in_turn(case):
     """A dtype for each line of the table: over its modes and methods an operator meets all of them."""
-    place = list(cases.ARRAY).index(case.name) + METHODS.index(case.method) * len(MODES) + MODES.index(case.mode)
+    place = list(cases.ARRAY).index(case.name) + list(METHODS).index(case.method) * len(MODES) + MODES.index(case.mode)
     return [(FLOATS + WHOLE)[place % len(FLOATS + WHOLE)]]
 
 
@@ -88,6 +88,7 @@ HALVED = ("sort", "argtop_k", "ranking")
         for i, mode in enumerate(MODES)
         for j, method in enumerate(METHODS)
         for k, name in enumerate(HALVED)
+        if (mode, method) in cases.pairs()
     ],
 )
 def test_half_precision_computes_in_float32(dtype, mode, method, name):
@@ -123,7 +124,7 @@ def test_integers_equal_their_floats(mode):
     whole = jnp.asarray([[3, -1, 2, 2], [0, 5, -7, 1]])
     real = whole.astype(jnp.float32)
     for name in ("sort", "argsort", "ranking", "max", "median", "argmin"):
-        case = Case(name, mode, cases.METHODS[0], -1)
+        case = Case(name, mode, "softsort", -1)
         np.testing.assert_array_equal(case(whole), case(real))
     for name, operator in cases.ELEMENTWISE.items():
         args = (whole, whole[::-1])[: operator.arity]

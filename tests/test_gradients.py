@@ -50,7 +50,7 @@ def alternating(parity):
         for i, method in enumerate(cases.METHODS)
         for j, mode in enumerate(cases.SOFT_MODES)
         for k, name in enumerate(NAMES)
-        if (i + j + k) % 2 == parity
+        if (i + j + k) % 2 == parity and mode in cases.METHODS[method]
     ]
 
 

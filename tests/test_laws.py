@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import COMBINATIONS, INDEX_NAMES, METHODS, MODES, SOFT_MODES, Case, tolerance, x64
+from cases import COMBINATIONS, INDEX_NAMES, METHODS, SOFT_MODES, Case, tolerance, x64
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -149,11 +149,7 @@ SMALLEST = (*cases.REPRESENTATIVES, *(("hard", method) for method in METHODS))
 
 @pytest.mark.parametrize(
     ("mode", "method"),
-    [
-        pytest.param(mode, method, marks=cases.slow_unless((mode, method) in SMALLEST))
-        for method in METHODS
-        for mode in MODES
-    ],
+    [pytest.param(mode, method, marks=cases.slow_unless((mode, method) in SMALLEST)) for mode, method in cases.pairs()],
 )
 def test_smallest_sizes(mode, method):
     """n = 1, k = n, k = 1, and an empty batch."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import METHODS, REPRESENTATIVES, SOFT_MODES
+from cases import METHODS, REPRESENTATIVES
 
 import softjax as sj
 
@@ -33,7 +33,7 @@ def keys(seed=0):
 
 
 REPRESENTATIVE = pytest.mark.parametrize(("mode", "method"), REPRESENTATIVES)
-LINES = [(mode, method) for method in METHODS for mode in ("hard", *SOFT_MODES)]
+LINES = cases.pairs()
 CASES = [
     pytest.param(name, *line, marks=cases.slow_unless(name == "argquantile" or line == cases.turn(i, LINES)))
     for i, name in enumerate(CALLS)

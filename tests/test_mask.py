@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import METHODS, SOFT_MODES, x64
+from cases import SOFT_MODES, x64
 from jax.test_util import check_grads
 
 import softjax as sj
@@ -51,8 +51,7 @@ def test_sums_to_k_within_bounds(mode):
     np.testing.assert_allclose(dk[np.array([0, 1, 4])], 1.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", SOFT_MODES)
+@cases.each_pair(SOFT_MODES)
 def test_real_k_against_the_definition(mode, method):
     """Values in float64, k different in every row."""
     with x64():
@@ -75,8 +74,7 @@ def test_gradients_to_second_order(mode):
         check_grads(loss, arguments, order=2, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", ["smooth", "c1", "hard"])
+@cases.each_pair(("smooth", "c1", "hard"))
 def test_nan_as_k(mode, method):
     """A traced k of NaN makes its row NaN, and no other; one beyond n is n."""
     x = jnp.asarray(rows()[:, :20])

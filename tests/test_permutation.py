@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 import softjax as sj
 
 N, D = 40, 3  # more ranks than any form writes out as dense rows
-COMBINATIONS = pytest.mark.parametrize(("mode", "method"), [(m, o) for o in METHODS for m in ("hard", "smooth", "c1")])
+COMBINATIONS = cases.each_pair(("hard", "smooth", "c1"))
 
 
 def arrays(dtype=np.float32):
@@ -27,7 +27,7 @@ def close(actual, expected, method="softsort"):
     np.testing.assert_allclose(actual, expected, rtol=4 * unit, atol=4 * unit)
 
 
-SLICED = [("smooth", "softsort"), ("c1", "neuralsort"), ("smooth", "ot")]
+SLICED = [("smooth", "softsort"), ("c1", "neuralsort"), ("smooth", "ot"), ("smooth", "lapsum")]
 PARTS = {"whole": slice(None), "top": slice(None, -7, -1), "reversed": slice(None, None, -1)}
 
 
@@ -35,8 +35,7 @@ PARTS = {"whole": slice(None), "top": slice(None, -7, -1), "reversed": slice(Non
     ("mode", "method", "part"),
     [
         pytest.param(mode, method, part, marks=cases.slow_unless(part == "whole" or (mode, method) in SLICED))
-        for method in METHODS
-        for mode in ("hard", "smooth", "c1")
+        for mode, method in cases.pairs(("hard", "smooth", "c1"))
         for part in PARTS
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cases import tolerance, x64
 
-from softjax._methods.softsort import linear_recurrence as _recurrence
+from softjax._methods import linear_recurrence as _recurrence
 
 
 @pytest.mark.parametrize("moved", [False, True])

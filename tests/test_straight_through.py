@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import METHODS, MODES, tolerance
+from cases import METHODS, tolerance
 
 import softjax as sj
 
@@ -95,8 +95,7 @@ def test_value_is_hard_and_gradient_is_soft(name):
     assert np.abs(slope).max() > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", [m for m in MODES if m != "hard"])
+@cases.each_pair(cases.SOFT_MODES)
 def test_modes_and_methods(mode, method):
     """mode and method choose the derivative; the value is hard in each."""
     x, how = jnp.asarray(X), {"mode": mode, "method": method, "softness": 0.5}

@@ -66,8 +66,7 @@ def test_softness_per_row(mode, method, axis):
             assert_close(actual, case.expected(x, softness), allowed(case, x, "float64", softness))
 
 
-@pytest.mark.parametrize("mode", SOFT_MODES)
-@pytest.mark.parametrize("method", METHODS)
+@cases.each_pair(SOFT_MODES)
 @pytest.mark.parametrize("standardize", [True, False])
 def test_standardize(mode, method, standardize):
     """Standardised keys order the rows, the payload stays x; also on shifted, scaled and constant rows."""
@@ -82,8 +81,7 @@ def test_standardize(mode, method, standardize):
             assert_close(actual, expected, allowed(case, x, "float64", 0.2))
 
 
-@pytest.mark.parametrize("mode", cases.MODES)
-@pytest.mark.parametrize("method", METHODS)
+@cases.each_pair()
 def test_directions(mode, method):
     """`descending` of sort and argsort, and both directions of the ranking."""
     x = cases.sample(cases.SQUARE, 5)
@@ -99,8 +97,7 @@ def test_directions(mode, method):
             assert_close(actual, case.expected(x, 0.2, **options), allowed(case, x, "float64", 0.2))
 
 
-@pytest.mark.parametrize("mode", ["hard", "smooth", "c1"])
-@pytest.mark.parametrize("method", METHODS)
+@cases.each_pair(("hard", "smooth", "c1"))
 @pytest.mark.parametrize("rule", ["linear", "lower", "higher", "midpoint", "nearest"])
 def test_quantile_rules(mode, method, rule):
     """jnp's five interpolation rules, at ranks that are whole, below, at and above a half, and the ends."""
@@ -279,8 +276,7 @@ def test_where():
     np.testing.assert_array_equal(infinite, [1.0, 2.0])
 
 
-@pytest.mark.parametrize("mode", ["smooth", "c1"])
-@pytest.mark.parametrize("method", METHODS)
+@cases.each_pair(("smooth", "c1"))
 def test_gates_change_no_value(mode, method):
     """gated_grad belongs to the derivative alone."""
     with x64():

@@ -52,6 +52,7 @@ COMPARISONS = (
         Comparison("mask", method, (64, 16_384), 1e-7, {"lapsum": "limit"}, 1e-2, 32, {"lapsum": 1e-7})
         for method in ("ot", "softsort")
     ),
+    Comparison("mask", "lapsum", (64, 16_384), 0.1, {"lapsum": "same"}, 1e-4, 32, {"lapsum": 0.1}),
     Comparison("sort", "softsort", (1, 1_000_000), 0.1, _HARD, 1e-6),
     Comparison("sort", "ot", (1, 1_000_000), 0.1, _HARD, 1e-6),
     Comparison("top_k", "softsort", (64, 16_384), 0.1, _HARD, 1e-6, 32),

@@ -46,6 +46,7 @@ class AbstractMethod(abc.ABC):
     - `rank_step` is 1/2 where rows at half-integer ranks have a meaning of their own.
     - `joint` says that rows depend on which others are asked for beside them.
     - `standardize` is the default of the operators' argument.
+    - `modes` are the soft modes that it has, None for all.
     - `selects` says that rows are one-hot, so that a payload's infinities are taken or left.
     """
 
@@ -53,6 +54,7 @@ class AbstractMethod(abc.ABC):
     rank_step: ClassVar[float] = 1.0
     joint: ClassVar[bool] = False
     standardize: ClassVar[bool] = False
+    modes: ClassVar[tuple[Mode, ...] | None] = None
     selects: ClassVar[bool] = False
 
     @property

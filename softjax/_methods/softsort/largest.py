@@ -19,8 +19,8 @@ from ..._slope import with_slope_of
 from ..._types import Bool, Float, Int
 from ..base import Keys, PerRow, Ranks, reached
 from ..hard_sort import top_k
+from ..linear_recurrence import both_sides
 from ..preprocess import spoiled
-from .linear_recurrence import both_sides
 
 SHARE = 8
 """Up to n / 8 keys are picked; beyond, a sort of all is cheaper [measured, between n / 8 and n / 4]."""

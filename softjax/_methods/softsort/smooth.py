@@ -12,9 +12,9 @@ from ..._modes import Mode
 from ..._types import Float
 from ..base import Keys, PerRow, Ranks
 from ..hard_sort import gather, pick, sort_with_permutation, unpick, unsort
+from ..linear_recurrence import both_sides
 from ..preprocess import nearest_zero, spoiled
 from ..ties import mean_positions
-from .linear_recurrence import both_sides
 
 
 def _averages(s: Keys, tau: PerRow, v: Float[Array, "batch n d"], mode: Mode) -> Float[Array, "batch n d"]:

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.interpreters import ad
 
-from ..._primitive import Operator, Target
-from ..._types import Float
-from ..base import Keys, PerRow
+from .._primitive import Operator, Target
+from .._types import Float
+from .base import Keys, PerRow
 
 Channels = Float[Array, "batch d n"]
 Pair = tuple[Channels, ...]
@@ -104,12 +104,14 @@ def _scanned(links: Keys, p: Pair, *q: Pair) -> list[Pair]:
 class Sums(Operator):
     """(s, tau | p, q, p', q') -> F p + L q, L (p + q), G p' + R q', R (p' + q').
 
-    There are q if `moved`, and the second and the fourth result if `apart`.
+    There are q if `moved`, and the second and the fourth result if `apart`. `by_index` has the keys before by index in
+    place of those that are smaller: for functions of the keys that are differentiable at ties.
     """
 
     reach: float
     moved: bool = False
     apart: bool = False
+    by_index: bool = False
     fixed = 2
 
     def run(self, *args: Array) -> tuple[Array, ...]:
@@ -125,7 +127,8 @@ class Sums(Operator):
         return _scanned if isinstance(s.shape[-1], int) else _in_turn  # no scan takes a symbolic length
 
     def _by(self, form: Callable[..., list[Pair]], s: Array, tau: Array, *columns: Array) -> tuple[Array, ...]:
-        kinds = form(_links(s, tau, self.reach), *zip(*_sides(columns), strict=True))
+        links = _links(s, tau, self.reach)
+        kinds = form(jnp.abs(links) if self.by_index else links, *zip(*_sides(columns), strict=True))
         return tuple(a for side in zip(*kinds, strict=True) for a in side[: 1 + self.apart])
 
     def shapes(self, *args):
@@ -161,7 +164,7 @@ class Sums(Operator):
         # Along log tau: sums of w times the distance / tau, which are L(gap L w) + (distance to the next key) L w.
         gap = jnp.clip((s - _before(s, -1, False)) / tau[..., None], 0, self.reach)[..., None, :]
         gaps = gap, _before(gap, -1, True)
-        distances = Sums(self.reach).bind(lax.stop_gradient(s), jnp.zeros_like(tau), *gaps)
+        distances = gaps if self.by_index else Sums(self.reach).bind(lax.stop_gradient(s), jnp.zeros_like(tau), *gaps)
         growth = dtau[..., None, None]
 
         def change(rate, gap, distance, w, sums):
