@@ -116,6 +116,20 @@ BELOW_HARD = [
     for figure, limit in zip(("forward", _GRADIENT), limits, strict=True)
 ]
 """Soft below the price of hard: by points in place of the keys, and by the largest keys in place of a sort."""
+LAPSUM = [
+    Bar("bench", f"lapsum {operator}", figure, limit, shape)
+    for operator, limits in (("sort", (2.0, 4.0)), ("rank", (1.0, 1.4)), ("mask", (1.0, 1.4)))
+    for shape in BIG[:2]
+    for figure, limit in zip(("forward", _GRADIENT), limits, strict=True)
+]
+"""A sort and a few recurrences."""
+FAST_SOFT_SORT = [
+    Bar("bench", f"fast_soft_sort c0 {operator}", figure, limit, shape)
+    for operator in ("sort", "rank")
+    for shape in ((1_000_000,), (64, 4_096))
+    for figure, limit in (("forward", 1.0), (_GRADIENT, 1.2))
+]
+"""A sort, an isotonic regression in one loop, and sums of its blocks."""
 
 _TOP_K = [f"ot top_k 32, 16 x 4096, softness {softness}" for softness in ("0.01", "0.001")]
 _ERROR, _FINITE = "largest column's marginal error, elements", "share of finite gradients, float32"
@@ -137,7 +151,7 @@ _MOST = 1.1 * MEMORY_SIZES[1] / MEMORY_SIZES[0]
 LINEAR = [Bar("memory", case.name, "growth of temporary memory", _MOST, MEMORY_SIZES[1:]) for case in MEMORY]
 """Temporary memory of value and gradient, linear in n."""
 
-BARS = (*TIMES_SORT, *NEURALSORT, *BELOW_HARD, *RELEASE, *LINEAR)
+BARS = (*TIMES_SORT, *NEURALSORT, *BELOW_HARD, *LAPSUM, *FAST_SOFT_SORT, *RELEASE, *LINEAR)
 
 
 def meant_for(machine: str) -> bool:

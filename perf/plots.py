@@ -10,7 +10,13 @@ import matplotlib.pyplot as plt
 from tables import by_series, shape
 from timing import ratios
 
-COLOURS = {"softsort": "tab:blue", "neuralsort": "tab:orange", "ot": "tab:green"}
+COLOURS = {
+    "softsort": "tab:blue",
+    "neuralsort": "tab:orange",
+    "ot": "tab:green",
+    "lapsum": "tab:purple",
+    "fast_soft_sort": "tab:brown",
+}
 
 
 class Line(NamedTuple):
@@ -53,7 +59,11 @@ def _lines(lines: Sequence[Line], label: str, path: Path) -> None:
 
 def multiples(records: list[dict], path: Path) -> None:
     """The multiples of hard sort of every case, and the bars."""
-    barred = (*bars.TIMES_SORT, *bars.NEURALSORT) if bars.meant_for(records[0]["machine"]) else ()
+    barred = (
+        (*bars.TIMES_SORT, *bars.NEURALSORT, *bars.LAPSUM, *bars.FAST_SOFT_SORT)
+        if bars.meant_for(records[0]["machine"])
+        else ()
+    )
     lines = []
     for r in records:
         ends = [median(ratios(r["seconds"][key], r["seconds"]["sort"])) for key in ("forward", "gradient")]

@@ -158,6 +158,8 @@ def exponent(operator: str, method: str, along: str = "n") -> float:
 
 def goals(method: str, mode: str) -> tuple[int, float]:
     """Instructions and seconds to compile that value and gradient should take at most."""
+    if method == "fast_soft_sort":
+        return 1_000, 1.5
     smooth = {"softsort": (900, 1.5), "ot": (1_500, 3.0), "neuralsort": (2_000, 3.0), "lapsum": (3_000, 3.0)}
     return smooth[method] if mode == "smooth" else (3_000, 3.0)
 
@@ -184,6 +186,7 @@ STANDARD = (
     *(Case("sort", "ot", shape) for shape in ((4, 512), (4, 1_024), (65_536,), (1_000_000,))),
     *(Case("rank", "ot", shape) for shape in ((4, 1_024), (65_536,), (1_000_000,))),
     *(Case(name, "lapsum", shape) for shape in BIG[:2] for name in ("sort", "rank", "mask")),
+    *(Case(name, "fast_soft_sort", shape, "c0") for shape in ((1_000_000,), (64, 4_096)) for name in ("sort", "rank")),
 )
 """What `make bench` times, in under ten minutes on two cores."""
 
@@ -200,6 +203,8 @@ MEMORY = (
     *(Case(name, "softsort", MEMORY_SIZES[-1:]) for name in ("rank", "top_k", "quantile")),
     Case("sort", "neuralsort", MEMORY_SIZES[-1:]),
     *(Case(name, "ot", MEMORY_SIZES[-1:], k=k) for name, k in (("top_k", 32), ("sort", None))),
+    *(Case(name, "lapsum", MEMORY_SIZES[-1:]) for name in ("sort", "rank", "mask")),
+    *(Case(name, "fast_soft_sort", MEMORY_SIZES[-1:], "c0") for name in ("sort", "rank")),
 )
 """Whose temporary memory is promised to be linear in n."""
 
@@ -212,8 +217,12 @@ _GROWING = {
         *(Case(name, "neuralsort", ()) for name in ("sort", "quantile")),
         *(Case(name, "ot", (), k=k) for name, k in (("top_k", 32), ("mask", None), ("sort", None))),
         *(Case(name, "lapsum", ()) for name in ("sort", "rank", "mask")),
+        *(Case(name, "fast_soft_sort", (), "c0") for name in ("sort", "rank")),
     ],
-    "batch": [Case("sort", method, ()) for method in (*METHODS, "lapsum")],
+    "batch": [
+        *(Case("sort", method, ()) for method in (*METHODS, "lapsum")),
+        Case("sort", "fast_soft_sort", (), "c0"),
+    ],
 }
 SCALING = {
     f"{case.name} along {along}": (along, [replace(case, shape=shape) for shape in _SHAPES[along]])
@@ -229,6 +238,7 @@ COMPILED = (
     *(Case(name, "lapsum", (64, 1_024)) for name in ("sort", "rank", "mask")),
     *(Case(name, "softsort", (64, 1_024), "c1") for name in ("sort", "rank", "mask")),
     *(Case("sort", method, (64, 1_024), "c1") for method in ("neuralsort", "ot")),
+    *(Case(name, "fast_soft_sort", (64, 1_024), "c0") for name in ("sort", "rank")),
 )
 """Whose programs `make compiling` counts and times, long enough for every form of long rows."""
 
@@ -242,6 +252,7 @@ GATE = (
     *(Case(name, "ot", _SMALL) for name in ("top_k", "quantile", "max", "mask", "argsort")),
     *(Case(name, "ot", _SMALL, "c1") for name in ("top_k", "mask")),
     *(Case(name, "lapsum", _SMALL) for name in ("sort", "rank", "top_k", "quantile", "mask", "argsort")),
+    *(Case(name, "fast_soft_sort", _SMALL, "c0") for name in ("sort", "rank", "quantile", "mask")),
     *COMPILED,
 )
 """What `make gate` compiles and counts: every method, both kinds of mode, and every form of each."""

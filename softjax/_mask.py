@@ -27,8 +27,8 @@ def top_k_mask(
 ) -> Array:
     """A soft mask of the k largest elements, whose sum along `axis` is k.
 
-    With `ot` and `lapsum` it lies in [0, 1]: a step around a threshold. With the other methods it is the sum of
-    the last k rows of the soft permutation, a fraction of the next one included.
+    With `ot`, `lapsum` and `fast_soft_sort` it lies in [0, 1]: a step around a threshold. With the others it is the
+    sum of the last k rows of the soft permutation, a fraction of the next one included.
 
     **Arguments:**
         operand: array of any shape, with n elements along `axis`.
@@ -37,7 +37,7 @@ def top_k_mask(
         axis: the axis to select along; None flattens operand first.
         softness: positive; broadcastable to operand's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort", "ot" or "lapsum".
+        method: "softsort", "neuralsort", "ot", "lapsum" or "fast_soft_sort".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
     **Returns:** an array like operand (flattened if axis is None).

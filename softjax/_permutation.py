@@ -19,7 +19,7 @@ from . import _check
 from ._axis import Layout, Span, layout_along, neighbours, refuse_symbol
 from ._dispatch import Form, implemented, show
 from ._methods import METHODS
-from ._methods.base import AbstractMethod, Ranks, SolverInfo, count, multiply
+from ._methods.base import AbstractMethod, Ranks, SolverInfo, count, multiply, refuse_rows
 from ._methods.hard import HARD
 from ._methods.non_finite import ExtremesOf, InRange, finite_part, known_harmless
 from ._methods.preprocess import Prepared, as_they_are, prepare, restored
@@ -32,13 +32,21 @@ from ._types import Float, Implementation, MethodName, ModeName, SoftIndex, Soft
 class Choice(NamedTuple):
     """What the names that a caller gave stand for. The mode is None for the hard order.
 
-    `floor` is None where weights are wanted, else they are their logarithms, to which so much was added.
+    `floor` is None where weights are wanted, else they are their logarithms, to which so much was added. `named` is
+    the method that was named, in the hard mode too.
     """
 
     mode: Mode | None
     method: AbstractMethod
     standardize: bool
+    named: AbstractMethod
     floor: float | None = None
+
+    def with_rows(self, return_log_probs: bool = False, log_prob_eps: float = 0.0) -> "Choice":
+        """The same for an operator that is of no use without; raises if the method that was named has none."""
+        if not self.named.permutes:
+            refuse_rows(self.named.name)
+        return self.in_logarithms(return_log_probs, log_prob_eps)
 
     def in_logarithms(self, return_log_probs: bool, log_prob_eps: float) -> "Choice":
         """With what `return_log_probs` and `log_prob_eps` say."""
@@ -60,9 +68,9 @@ def chosen(
         _check.flag("standardize", standardize)
     found = implemented(found, implementation)
     if entry is None:
-        return Choice(None, HARD, False)
+        return Choice(None, HARD, False, found)
     check_mode(mode, found)
-    return Choice(entry, found, found.standardize if standardize is None else standardize)
+    return Choice(entry, found, found.standardize if standardize is None else standardize, found)
 
 
 def check_mode(mode: ModeName, method: MethodName) -> None:
@@ -194,14 +202,17 @@ class SoftPermutation:
     def _values(self, gated_grad: bool) -> Float[Array, "*batch r"]:
         """P @ keys, the soft order statistics."""
         prepared = self._prepared()
-        payload = None if gated_grad and not self.standardize else prepared.finite[..., None]
-        soft = self._run("apply", prepared if gated_grad else _fixed(prepared), payload)
+        if not self.method.permutes:  # and no P either to have no gradient
+            soft = self._run("apply", prepared, None)
+        else:
+            payload = None if gated_grad and not self.standardize else prepared.finite[..., None]
+            soft = self._run("apply", prepared if gated_grad else _fixed(prepared), payload)
         return self._in_order(restored(soft[..., 0], prepared), axis=-1).astype(self.dtype)
 
-    def _values_and_rows(
-        self, gated_grad: bool, floor: float | None = None
-    ) -> tuple[Float[Array, "*batch r"], SoftIndex]:
-        """Both, of one solve where values are made of rows anyway."""
+    def _values_and_rows(self, gated_grad: bool, floor: float | None = None) -> tuple[Float[Array, "*batch r"], Any]:
+        """Both, of one solve where values are made of rows anyway; no rows of a method that has none."""
+        if not self.method.permutes:
+            return self._values(gated_grad), None
         prepared = self._prepared()
         finite = prepared.finite[..., None]
         if floor is not None:
@@ -264,7 +275,9 @@ class SoftPermutation:
     def _prepared(self) -> Prepared:
         """The keys as a method can work on them."""
         x = self.keys.astype(_check.compute_dtype(self.dtype))
-        return as_they_are(x, self.softness) if self.mode is None else prepare(x, self.softness, self.standardize)
+        if self.mode is None or not self.method.permutes:
+            return as_they_are(x, self.softness)
+        return prepare(x, self.softness, self.standardize)
 
     def _run(self, op: str, prepared: Prepared, *given: Array | None) -> Any:
         """A function of the method: of the keys, the ranks where it takes them, what is given, and the softness."""
@@ -462,7 +475,7 @@ def soft_permutation(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation)
+    how = chosen(mode, method, standardize, implementation).with_rows()
     x, layout = layout_along(_check.real("a", a), axis)
     # Leaves may change, so that nothing is known of them.
     return replace(soften(x, layout, softness, how), keys=layout.rows(x), method=how.method)

@@ -312,7 +312,7 @@ def quantile(
         quantile_method: "linear", "lower", "higher", "midpoint" or "nearest", as `method` of jnp.quantile.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort", "ot" or "lapsum".
+        method: "softsort", "neuralsort", "ot", "lapsum" or "fast_soft_sort".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient through P and keeps that through the values it averages.
@@ -346,7 +346,7 @@ def argquantile(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    how = _how(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    how = _how(mode, method, standardize, implementation).with_rows(return_log_probs, log_prob_eps)
     return _index(_call(a, (q, 1.0), axis, keepdims, quantile_method), softness, how)
 
 
@@ -397,7 +397,7 @@ def argpercentile(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
-    how = _how(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    how = _how(mode, method, standardize, implementation).with_rows(return_log_probs, log_prob_eps)
     return _index(_call(a, (q, 100.0), axis, keepdims, quantile_method), softness, how)
 
 
@@ -445,5 +445,5 @@ def argmedian(
     **Source:** docs/operators.md; the methods' papers are named in docs/softness.md.
     """
     how = _how(mode, method, standardize, implementation, "`quantile_method` of `quantile`")
-    how = how.in_logarithms(return_log_probs, log_prob_eps)
+    how = how.with_rows(return_log_probs, log_prob_eps)
     return _index(_call(a, (0.5, 1.0), axis, keepdims), softness, how)

@@ -55,7 +55,7 @@ def argsort(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    how = chosen(mode, method, standardize, implementation).with_rows(return_log_probs, log_prob_eps)
     x, layout = layout_along(_check.real("a", a), axis)
     descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
     p = soften(x, layout, softness, how, descending=descending)
@@ -89,7 +89,7 @@ def sort(
         softness: positive; broadcastable to a's shape without `axis`. In units of a (of the keys in (0, 1) where
             standardised).
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort", "ot" or "lapsum".
+        method: "softsort", "neuralsort", "ot", "lapsum" or "fast_soft_sort".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient through P and keeps that through the values it averages.
@@ -101,7 +101,7 @@ def sort(
     descending, stable = _check.flag("descending", descending), _check.flag("stable", stable)
     gated_grad = _check.flag("gated_grad", gated_grad)
     if is_several(a):
-        return _sort_together(a, axis, _Order(descending, stable), softness, how, gated_grad)
+        return _sort_together(a, axis, _Order(descending, stable), softness, how.with_rows(), gated_grad)
     x, layout = layout_along(_check.real("a", a), axis)
     p = soften(x, layout, softness, how, descending=descending)
     if how.mode is None:
@@ -216,7 +216,7 @@ def argmax(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    how = chosen(mode, method, standardize, implementation).with_rows(return_log_probs, log_prob_eps)
     return _arg_extreme(a, axis, keepdims, softness, how, largest=True)
 
 
@@ -240,7 +240,7 @@ def argmin(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md.
     """
-    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    how = chosen(mode, method, standardize, implementation).with_rows(return_log_probs, log_prob_eps)
     return _arg_extreme(a, axis, keepdims, softness, how, largest=False)
 
 
@@ -264,7 +264,7 @@ def max(
         keepdims: keep the reduced axes with size 1.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort", "ot" or "lapsum".
+        method: "softsort", "neuralsort", "ot", "lapsum" or "fast_soft_sort".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient through P and keeps that through the values it averages.
@@ -301,7 +301,7 @@ def min(
 
 def _of_an_end(
     operand: ArrayLike, k: int, axis: int | None, softness: Softness, how: Choice, largest: bool
-) -> tuple[SoftPermutation | tuple[Array, Array], Layout]:
+) -> tuple[SoftPermutation | tuple[Array, Any], Layout]:
     """The k rows of P at an end, that of the extreme first; in the hard mode the values and indices of `jnp.top_k`."""
     x, layout = layout_along(_check.real("operand", operand), axis)
     if not _check.is_concrete(k):
@@ -311,7 +311,7 @@ def _of_an_end(
     p = soften(x, layout, softness, how)
     if how.mode is None:
         values, indices = lax.top_k(x if largest else -x, k, axis=layout.axes[0])
-        one_hot = how.of_one_hot(jax.nn.one_hot(indices, layout.n, dtype=x.dtype))
+        one_hot = how.of_one_hot(jax.nn.one_hot(indices, layout.n, dtype=x.dtype)) if how.named.permutes else None
         return (values if largest else -values, one_hot), layout
     first = layout.n - k if largest else 0
     return ranked(p, first, first + k, descending=largest), layout
@@ -338,7 +338,7 @@ def argtop_k(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
-    how = chosen(mode, method, standardize, implementation).in_logarithms(return_log_probs, log_prob_eps)
+    how = chosen(mode, method, standardize, implementation).with_rows(return_log_probs, log_prob_eps)
     _check.flag("is_stable", is_stable)
     top, layout = _of_an_end(operand, k, axis, softness, how, largest=True)
     return layout.along_index(top._rows(how.floor)) if isinstance(top, SoftPermutation) else top[1]
@@ -368,13 +368,13 @@ def top_k(
         is_stable: as in JAX; equal elements are taken in their order in any case.
         softness: positive; broadcastable to operand's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort", "ot" or "lapsum".
+        method: "softsort", "neuralsort", "ot", "lapsum" or "fast_soft_sort".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
         gated_grad: False stops the gradient of the values through P.
         return_log_probs: the logarithms of the soft indices instead, from the logits.
         log_prob_eps: in [0, 1]; add so much to a probability before its logarithm is taken.
-    **Returns:** values (..., k, ...) and SoftIndex (..., k, ..., n).
+    **Returns:** values (..., k, ...) and SoftIndex (..., k, ..., n), None with "fast_soft_sort".
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
@@ -401,7 +401,7 @@ def bottom_k(
     """Soft `jnp.top_k` with its `mode="smallest"`: values and soft indices of the k smallest, in ascending order.
 
     **Arguments:** see `top_k`.
-    **Returns:** values (..., k, ...) and SoftIndex (..., k, ..., n).
+    **Returns:** values (..., k, ...) and SoftIndex (..., k, ..., n), None with "fast_soft_sort".
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** docs/softness.md; the methods' papers are named there.
     """
@@ -411,13 +411,13 @@ def bottom_k(
 
 
 def _values_and_rows(
-    found: SoftPermutation | tuple[Array, Array], layout: Layout, floor: float | None, gated_grad: bool
-) -> tuple[Array, SoftIndex]:
+    found: SoftPermutation | tuple[Array, Any], layout: Layout, floor: float | None, gated_grad: bool
+) -> tuple[Array, Any]:
     gated = _check.flag("gated_grad", gated_grad)
     if not isinstance(found, SoftPermutation):
         return found
     values, rows = found._values_and_rows(gated, floor)
-    return layout.along(values), layout.along_index(rows)
+    return layout.along(values), None if rows is None else layout.along_index(rows)
 
 
 def ranking(
@@ -441,7 +441,7 @@ def ranking(
         descending: whether the largest has rank 0.
         softness: positive; broadcastable to a's shape without `axis`.
         mode: "hard", "smooth", "c0", "c1" or "c2".
-        method: "softsort", "neuralsort", "ot" or "lapsum".
+        method: "softsort", "neuralsort", "ot", "lapsum" or "fast_soft_sort".
         standardize: work on sigmoid of the z-scores; None for the method's own default.
         implementation: None to choose automatically.
     **Returns:** an array like a (flattened if axis is None), with values in [0, n - 1].

@@ -32,9 +32,9 @@ ModeName: TypeAlias = Literal["hard", "smooth", "c0", "c1", "c2"]
 if TYPE_CHECKING:
     from ._methods.base import AbstractMethod
 
-    MethodName: TypeAlias = Literal["softsort", "neuralsort", "ot", "lapsum"] | AbstractMethod
+    MethodName: TypeAlias = Literal["softsort", "neuralsort", "ot", "lapsum", "fast_soft_sort"] | AbstractMethod
 else:
-    MethodName = Literal["softsort", "neuralsort", "ot", "lapsum"] | Any
+    MethodName = Literal["softsort", "neuralsort", "ot", "lapsum", "fast_soft_sort"] | Any
 QuantileRule: TypeAlias = Literal["linear", "lower", "higher", "midpoint", "nearest"]
 Implementation: TypeAlias = Literal["dense", "xla", "pallas_mosaic_gpu", "pallas_mosaic_tpu", "pallas_interpret"]
 Softness: TypeAlias = float | jax.Array | None  # None in the hard mode alone

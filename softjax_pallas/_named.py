@@ -25,7 +25,7 @@ class NamedKernels(AbstractMethod):
     implementation: str
 
     def __post_init__(self):
-        for name in ("name", "rank_step", "joint", "standardize", "modes"):
+        for name in ("name", "rank_step", "joint", "standardize", "modes", "permutes"):
             object.__setattr__(self, name, getattr(self.method, name))
 
     @property

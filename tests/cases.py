@@ -15,14 +15,16 @@ import softjax as sj
 SOFT_MODES = ("smooth", "c0", "c1", "c2")
 MODES = ("hard", *SOFT_MODES)
 METHODS = {"softsort": SOFT_MODES, "neuralsort": SOFT_MODES, "ot": SOFT_MODES, "lapsum": ("smooth",)}
-"""Every method, and its soft modes."""
+"""Every method that has a soft permutation, and its soft modes."""
+VALUE_METHODS = {"fast_soft_sort": ("c0",)}
+"""The others: values, ranks and masks alone."""
 SHAPE = (3, 3, 3)  # every axis gives rows of one shape, compiled once
 SQUARE = (5, 5)  # the shape of most tests along the last axis, so that they share what is compiled
 
 
-def pairs(modes=MODES):
+def pairs(modes=MODES, methods=METHODS):
     """Every one of these modes with every method that has it."""
-    return [(mode, method) for method, own in METHODS.items() for mode in modes if mode in ("hard", *own)]
+    return [(mode, method) for method, own in methods.items() for mode in modes if mode in ("hard", *own)]
 
 
 def each_pair(modes=MODES):
@@ -52,7 +54,8 @@ def tolerance(dtype, n=1, conditioning=1.0, method=None):
 def conditioning(x, n, softness, method):
     """The largest logit of a method on values x: |x_i - x_j| / softness, n times that, or 1 / softness."""
     spread = np.ptp(np.asarray(x, np.float64))
-    return 1 + {"softsort": spread, "neuralsort": n * spread, "ot": 1.0, "lapsum": spread}[method] / np.min(softness)
+    largest = {"softsort": spread, "neuralsort": n * spread, "ot": 1.0, "lapsum": spread, "fast_soft_sort": n * spread}
+    return 1 + largest[method] / np.min(softness)
 
 
 # --- array operators -----------------------------------------------------------------------------------
@@ -130,7 +133,7 @@ class Case:
 CASES = [
     Case(name, mode, method, axis)
     for name, operator in ARRAY.items()
-    for mode, method in pairs()
+    for mode, method in pairs() + ([] if operator.index else pairs(methods=VALUE_METHODS))
     for axis in operator.axes
 ]
 

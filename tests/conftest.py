@@ -45,7 +45,7 @@ UNOPTIMISED = {
 FIRST = {"test_sharding", "test_demo", "test_automatic", "test_tune"}
 
 SUITE = os.environ.get("SUITE", "")
-MODES, METHODS = ("smooth", "c0", "c1", "c2", "hard"), ("softsort", "neuralsort", "ot", "lapsum")
+MODES, METHODS = ("smooth", "c0", "c1", "c2", "hard"), ("softsort", "neuralsort", "ot", "lapsum", "fast_soft_sort")
 COMBINATION = re.compile(
     rf"\b({'|'.join(MODES)})-({'|'.join(METHODS)})\b|\b({'|'.join(METHODS)})-(?:(?:rows|apply|rank)-)?({'|'.join(MODES)})\b"
 )

@@ -9,6 +9,7 @@ import functools
 import math
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from scipy.special import expit, xlogy
 
 DEGREES = {"c0": 1, "c1": 2, "c2": 3}
@@ -299,6 +300,25 @@ def laplace_shares(x, count, softness):
     return laplace(((low + high) / 2 - x) / softness)
 
 
+def on_permutahedron(a, b):
+    """The point nearest to a of the permutahedron of b, both ascending."""
+    return a - isotonic_regression(a - b).x
+
+
+def values(x, ranks, softness, mode, method, standardize=None):
+    """Soft order statistics at whole ranks: rows applied to x, or anchors projected onto the keys' permutahedron."""
+    x = np.asarray(x, np.float64)
+    if method != "fast_soft_sort" or mode == "hard":
+        return rows(x, ranks, softness, mode, method, standardize) @ x
+    anchors = np.linspace(0, 1, len(x)) / softness * (1 if standardize is False else deviation(x))
+    return on_permutahedron(anchors, np.sort(x))[np.asarray(ranks)]
+
+
+def deviation(x):
+    """The standard deviation, 1 for a constant row."""
+    return x.std() if x.std() > 0 else 1.0
+
+
 def some_rows(x, ranks, softness, mode, method):
     """`rows` of SoftSort and NeuralSort for a long x: sums of distances from prefix sums instead of n x n of them."""
     if method == "softsort":
@@ -322,6 +342,11 @@ def ranking(x, softness, mode, method, standardize=None, descending=True):
     if method == "softsort":
         y = standardized(x) if standardize else x
         return project(-np.abs(y[:, None] - np.sort(y)) / softness, mode) @ positions
+    if method == "fast_soft_sort":
+        y = x / softness / (1 if standardize is False else deviation(x))
+        ascending = np.empty(n)
+        ascending[np.argsort(x)] = on_permutahedron(np.sort(y), np.linspace(0, 1, n)) * (n - 1)
+        return n - 1 - ascending if descending else ascending
     if method == "lapsum":
         y = standardized(x) if standardize else x
         ascending = laplace((y[:, None] - y) / softness).sum(1) - 0.5
@@ -330,21 +355,26 @@ def ranking(x, softness, mode, method, standardize=None, descending=True):
     return (positions @ plan) / plan.sum(0)
 
 
-def quantile_row(x, q, softness, mode, method, standardize=None, quantile_method="linear"):
-    """The row of weights of the q-quantile."""
+def quantile_rank(x, q, quantile_method="linear"):
+    """The real rank of the q-quantile."""
     rank = q * (len(x) - 1)
     low, high = math.floor(rank), math.ceil(rank)
     fraction = rank - low
-    target = {
+    return {
         "linear": rank,
         "lower": low,
         "higher": high,
         "midpoint": (low + high) / 2,
         "nearest": low if fraction <= 0.5 else high,
     }[quantile_method]
+
+
+def quantile_row(x, q, softness, mode, method, standardize=None, quantile_method="linear"):
+    """The row of weights of the q-quantile."""
     spacing = 2 if method == "neuralsort" and mode != "hard" else 1
-    low, high = math.floor(target * spacing), math.ceil(target * spacing)
-    fraction = target * spacing - low
+    place = quantile_rank(x, q, quantile_method) * spacing
+    low, high = math.floor(place), math.ceil(place)
+    fraction = place - low
 
     def row(r):
         ranks = np.asarray([r / spacing if spacing == 2 else r])
@@ -363,8 +393,9 @@ def argsort(x, descending=False, **order):
 
 
 def sort(x, descending=False, **order):
-    """All rows applied to x."""
-    return argsort(x, descending, **order) @ x
+    """The value of every rank."""
+    ascending = values(x, np.arange(len(x)), **order)
+    return ascending[::-1] if descending else ascending
 
 
 def argmax(x, **order):
@@ -380,13 +411,13 @@ def argmin(x, **order):
 
 
 def soft_max(x, **order):
-    """The last row applied to x."""
-    return argmax(x, **order) @ x
+    """The value of the last rank."""
+    return values(x, [len(x) - 1], **order)[0]
 
 
 def soft_min(x, **order):
-    """The first row applied to x."""
-    return argmin(x, **order) @ x
+    """The value of the first rank."""
+    return values(x, [0], **order)[0]
 
 
 def argtop_k(x, k, **order):
@@ -395,15 +426,17 @@ def argtop_k(x, k, **order):
 
 
 def top_k(x, k, **order):
-    """The last k rows applied to x, and the rows."""
+    """The last k values, largest first, and rows where the method has them."""
+    if order["method"] == "fast_soft_sort" and order["mode"] != "hard":
+        return (values(x, np.arange(len(x) - k, len(x)), **order)[::-1],)
     plan = argtop_k(x, k, **order)
     return plan @ x, plan
 
 
 def bottom_k(x, k, **order):
-    """The first k rows applied to x, and the rows."""
-    values, plan = top_k(-np.asarray(x), k, **order)
-    return -values, plan
+    """The same of -x."""
+    found, *plan = top_k(-np.asarray(x), k, **order)
+    return (-found, *plan)
 
 
 def top_k_mask(x, k, softness, mode, method, standardize=None):
@@ -416,6 +449,11 @@ def top_k_mask(x, k, softness, mode, method, standardize=None):
         return mask
     if method == "lapsum":
         return 1 - laplace_shares(standardized(x) if standardize else x, n - k, softness)
+    if method == "fast_soft_sort":
+        y = x / softness / (1 if standardize is False else deviation(x))
+        mask = np.empty(n)
+        mask[np.argsort(x)] = on_permutahedron(np.sort(y), np.clip(k - np.arange(n), 0, 1)[::-1])
+        return mask
     if method != "ot":
         return np.clip(k - np.arange(n)[::-1], 0, 1) @ rows(x, np.arange(n), softness, mode, method, standardize)
     if k in (0, n):
@@ -435,8 +473,11 @@ def rank(x, **order):
 
 
 def quantile(x, q, **order):
-    """The quantile's row applied to x."""
-    return quantile_row(x, q, **order) @ x
+    """The quantile's row applied to x, or a blend of two values."""
+    if order["method"] != "fast_soft_sort" or order["mode"] == "hard":
+        return quantile_row(x, q, **order) @ x
+    place = quantile_rank(x, q, order.pop("quantile_method", "linear"))
+    return np.interp(place, np.arange(len(x)), sort(x, **order))
 
 
 def along(function, x, axis, softness, **options):
@@ -459,7 +500,7 @@ def along(function, x, axis, softness, **options):
     softness = np.broadcast_to(np.asarray(softness, np.float64), batch)
     out = [function(moved[i], softness=softness[i], **options) for i in np.ndindex(batch)]
     if isinstance(out[0], tuple):
-        return tuple(_stacked([o[j] for o in out], batch, axis, j == 1) for j in range(2))
+        return tuple(_stacked([o[j] for o in out], batch, axis, j == 1) for j in range(len(out[0])))
     return _stacked(out, batch, axis, index)
 
 

@@ -20,7 +20,8 @@ def dtypes_of(function, *shapes):
 
 def in_turn(case):
     """A dtype for each line of the table: over its modes and methods an operator meets all of them."""
-    place = list(cases.ARRAY).index(case.name) + list(METHODS).index(case.method) * len(MODES) + MODES.index(case.mode)
+    method = [*METHODS, *cases.VALUE_METHODS].index(case.method)
+    place = list(cases.ARRAY).index(case.name) + method * len(MODES) + MODES.index(case.mode)
     return [(FLOATS + WHOLE)[place % len(FLOATS + WHOLE)]]
 
 

@@ -47,10 +47,10 @@ def alternating(parity):
     """Half of all: every other operator in each mode and method, two modes for each operator and method."""
     return [
         (name, mode, method)
-        for i, method in enumerate(cases.METHODS)
+        for i, (method, modes) in enumerate((cases.METHODS | cases.VALUE_METHODS).items())
         for j, mode in enumerate(cases.SOFT_MODES)
         for k, name in enumerate(NAMES)
-        if (i + j + k) % 2 == parity and mode in cases.METHODS[method]
+        if (i + j + k) % 2 == parity and mode in modes
     ]
 
 

@@ -205,7 +205,7 @@ def test_every_bar_is_measured(compare):
         "memory": [case.about() for case in shapes.MEMORY],
     }
     assert all(any(map(bar.of, there[bar.kind])) for bar in bars.BARS)
-    assert len({(bar.case, bar.shape, bar.softness, bar.figure) for bar in bars.BARS}) == len(bars.BARS) == 93
+    assert len({(bar.case, bar.shape, bar.softness, bar.figure) for bar in bars.BARS}) == len(bars.BARS) == 118
 
 
 def test_a_bar_that_is_missed_is_told():

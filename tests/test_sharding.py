@@ -32,6 +32,11 @@ PLAIN = [
     "argsort ot c1 None",
     "transpose softsort smooth None",
     "transpose softsort hard None",
+    "sort lapsum smooth None",
+    "ranking lapsum smooth None",
+    "ranking fast_soft_sort c0 None",
+    "sort fast_soft_sort c0 None",
+    "mask lapsum smooth None",
 ]
 KERNELS = [
     "argsort softsort smooth pallas_interpret",

@@ -52,6 +52,11 @@ COMPARISONS = (
         Comparison("mask", method, (64, 16_384), 1e-7, {"lapsum": "limit"}, 1e-2, 32, {"lapsum": 1e-7})
         for method in ("ot", "softsort")
     ),
+    # torchsort's strength is in steps of whole ranks.
+    Comparison(
+        *("sort", "fast_soft_sort", (64, 4_096), 0.1, {"release": "same", "torchsort": "same"}, 1e-3),
+        theirs={"torchsort": 409.5},
+    ),
     Comparison("mask", "lapsum", (64, 16_384), 0.1, {"lapsum": "same"}, 1e-4, 32, {"lapsum": 0.1}),
     Comparison("sort", "softsort", (1, 1_000_000), 0.1, _HARD, 1e-6),
     Comparison("sort", "ot", (1, 1_000_000), 0.1, _HARD, 1e-6),

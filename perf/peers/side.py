@@ -19,7 +19,8 @@ def softjax(case: Comparison) -> Callable:
     """Whichever softjax the environment holds."""
     import softjax
 
-    how = {"softness": case.softness, "method": case.method, "axis": -1}
+    mode = "c0" if case.method == "fast_soft_sort" else "smooth"
+    how = {"softness": case.softness, "method": case.method, "mode": mode, "axis": -1}
     return {
         "sort": lambda x: softjax.sort(x, standardize=case.method == "ot", **how),
         "top_k": lambda x: softjax.top_k(x, case.k, **how)[0],

@@ -6,7 +6,7 @@ positive or NaN: the row's results are then NaN.
 """
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ class AbstractMethod(abc.ABC):
     - `joint` says that rows depend on which others are asked for beside them.
     - `standardize` is the default of the operators' argument.
     - `modes` are the soft modes that it has, None for all.
+    - `permutes` says that there is a P. A method without one has `rank`, `mask` and, by `apply` of no payload, values;
+      its keys come as they are, infinities among them, and standardising them is its own affair.
     - `selects` says that rows are one-hot, so that a payload's infinities are taken or left.
     """
 
@@ -55,6 +57,7 @@ class AbstractMethod(abc.ABC):
     joint: ClassVar[bool] = False
     standardize: ClassVar[bool] = False
     modes: ClassVar[tuple[Mode, ...] | None] = None
+    permutes: ClassVar[bool] = True
     selects: ClassVar[bool] = False
 
     @property
@@ -125,6 +128,11 @@ class AbstractMethod(abc.ABC):
     def solver_info(self, x: Keys, ranks: Ranks, tau: PerRow, mode: Mode) -> SolverInfo:
         """The report of the solver behind rows of P. **Raises:** `ValueError` in a method that solves nothing."""
         _check.wrong("method", self.name, "'ot' in a soft mode: the others solve nothing")
+
+
+def refuse_rows(name: str) -> NoReturn:
+    """Say that a method without a P has no soft indices."""
+    _check.wrong("method", name, "one with soft indices, as 'softsort': it has values, ranks and masks alone")
 
 
 def as_array(ranks: Ranks, dtype) -> jax.Array:

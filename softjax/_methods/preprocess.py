@@ -98,6 +98,12 @@ def _standardized_jvp(primals, tangents):
     return (y, std), (change, jnp.zeros_like(std))  # which no one takes a derivative of
 
 
+def deviation(x: Keys) -> Float[Array, "batch 1"]:
+    """The standard deviation of each row; of one that counts as constant its largest |x|, or 1."""
+    _, size, std = _scores(x, lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True)))
+    return size * std
+
+
 def _scores(x: Keys, size: Float[Array, "batch 1"]) -> tuple[Keys, Float[Array, "batch 1"], Float[Array, "batch 1"]]:
     """z-scores, and what to divide by for them: first by the size, on which they do not depend, so that squares fit."""
     size = jnp.where(size > 0, size, jnp.ones_like(size))

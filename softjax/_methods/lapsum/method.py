@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, final
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -12,6 +11,7 @@ from ..._types import Float, Int
 from ..base import AbstractMethod, Keys, PerRow, Ranks, at_most, count
 from ..hard_sort import gather, sort_with_permutation, unsort
 from ..preprocess import nearest_zero, spoiled
+from ..segments import segment_sums
 from .definition import DEFINITION
 from .thresholds import SUMS, Knots, Merged, knots, merged
 
@@ -26,16 +26,6 @@ def _pieces(held: Knots, ranks: range) -> tuple[Merged, Int[Array, "batch p"]]:
     return found, jnp.minimum(found.passed + (0 if inner else 1), len(ranks) + 1)
 
 
-def _summed(a: Float[Array, "batch p d"], to: Int[Array, "batch p"], size: int) -> Float[Array, "batch size d"]:
-    """Sums of what goes to the same place; places ascend."""
-
-    def of_row(a, to):
-        room = jnp.zeros((size, a.shape[1]), a.dtype)
-        return room.at[to].add(a, indices_are_sorted=True, mode="promise_in_bounds")
-
-    return jax.vmap(of_row)(a, to)
-
-
 def _beside(u: Array, after: Int[Array, "batch p"]) -> Float[Array, "batch p d"]:
     """u (batch, d, n) of the last of so many keys, 0 where there is none."""
     padded = jnp.pad(jnp.moveaxis(u, 1, 2), ((0, 0), (1, 0), (0, 0)))
@@ -47,7 +37,7 @@ def _received(held: Knots, found: Merged, rows: Int[Array, "batch p"], r: int) -
     n = held.s.shape[1]
     up, down = _beside(held.up, found.after), _beside(held.down[:, :, ::-1], n - found.after)
     pieces = found.left[:, :, None] * up + found.right[:, :, None] * down
-    return _summed(pieces, rows, r + 2)[:, 1:-1]
+    return segment_sums(pieces, rows, r + 2)[:, 1:-1]
 
 
 @final
@@ -97,8 +87,8 @@ class LapSum(AbstractMethod):
         found, rows = _pieces(held, ranks)
         share = y / lax.stop_gradient(_received(held, found, rows, len(ranks)))
         share = gather(jnp.pad(share, ((0, 0), (1, 1), (0, 0))), rows)
-        left = _summed(found.left[:, :, None] * share, found.after, n + 1)[:, 1:]
-        right = _summed(found.right[:, :, None] * share, found.after, n + 1)[:, :-1]
+        left = segment_sums(found.left[:, :, None] * share, found.after, n + 1)[:, 1:]
+        right = segment_sums(found.right[:, :, None] * share, found.after, n + 1)[:, :-1]
         out = sum(SUMS.bind(s, tau, *(jnp.moveaxis(a, 2, 1) for a in (right, left))))
         return unsort(jnp.moveaxis(out, 1, 2), permutation) + spoiled(tau)[:, None, None]
 
