@@ -126,5 +126,5 @@ def test_errors():
         sj.argsort(x, method=Impostor(), implementation="pallas_interpret")
     with pytest.raises(ValueError, match="`method` .* must be 'ot' in a soft mode"):
         sj.soft_permutation(x, method=Distances()).solver_info()
-    with pytest.raises(TypeError, match="abstract method 'rows'"):
+    with pytest.raises(TypeError, match="abstract method '?rows'?"):
         sj.AbstractMethod()
