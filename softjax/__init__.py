@@ -2,6 +2,7 @@
 
 from types import ModuleType as _ModuleType
 
+from ._calibration import calibrate_softness as calibrate_softness
 from ._compare import equal as equal
 from ._compare import greater as greater
 from ._compare import greater_equal as greater_equal

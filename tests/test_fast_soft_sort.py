@@ -150,6 +150,18 @@ def test_units():
         np.testing.assert_allclose(r, sj.rank(x, softness=0.5, **plain), rtol=1e-6)
 
 
+def test_strength_of_other_libraries():
+    """Theirs, in whole ranks, times or over n - 1 (docs/faq.md)."""
+    x, n, strength = cases.sample(30, 14), 30, 2.5
+    how, ranks = HOW | {"standardize": False}, np.arange(1.0, 31.0)
+    with x64():
+        values = sj.sort(jnp.asarray(x), softness=strength / (n - 1), **how)
+        found = sj.rank(jnp.asarray(x), descending=False, softness=strength * (n - 1), **how)
+    np.testing.assert_allclose(values, oracle.on_permutahedron(ranks / strength, np.sort(x)), atol=1e-12)
+    expected = oracle.on_permutahedron(np.sort(x) / strength, ranks)
+    np.testing.assert_allclose(np.sort(found), expected, atol=1e-12)
+
+
 def test_mask_is_that_of_transport():
     """To two anchors, in c0: the one formula."""
     x = cases.sample((3, 40), 5, np.float32)

@@ -30,6 +30,8 @@ SIGNATURES = {
     "argtop_k": f"(operand, k, *, axis=-1, is_stable=True, {ORDER}, {LOG})",
     "bottom_k": f"(operand, k, *, axis=-1, is_stable=True, {ORDER}, gated_grad=True, {LOG})",
     "bottom_k_mask": f"(operand, k, *, axis=-1, {TRANSPORT})",
+    "calibrate_softness": "(a, axis=-1, *, entropy=None, error=None, per_row=False, mode='smooth', method='softsort', "
+    "standardize=None, implementation=None)",
     "ceil": f"(x, /, *, {SOFT})",
     "choose": "(a, choices)",
     "clip": f"(x, /, min=None, max=None, *, {SOFT}, gated=False)",
@@ -82,7 +84,8 @@ SIGNATURES = {
 EXPLAINED_ONCE = {"softness", "mode", "method", "standardize", "implementation"}
 TYPES = {"AbstractMethod", "SoftBool", "SoftIndex", "Explanation", "SoftPermutation", "SolverInfo"}
 # `soft_permutation` returns an operator, not an array: its own mode="hard" is the hard form.
-WITH_MODE = {name for name, signature in SIGNATURES.items() if "mode=" in signature} - {"soft_permutation"}
+WITH_MODE = {name for name, signature in SIGNATURES.items() if "mode=" in signature}
+WITH_MODE -= {"calibrate_softness", "soft_permutation"}
 
 
 def public(module):
