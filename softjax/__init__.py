@@ -55,6 +55,8 @@ from ._quantile import argquantile as argquantile
 from ._quantile import median as median
 from ._quantile import percentile as percentile
 from ._quantile import quantile as quantile
+from ._router import Routing as Routing
+from ._router import router as router
 from ._sorting import argmax as argmax
 from ._sorting import argmin as argmin
 from ._sorting import argsort as argsort

@@ -66,6 +66,7 @@ SIGNATURES = {
     "ranking": f"(a, axis=-1, *, descending=True, {ORDER})",
     "relu": f"(x, *, {SOFT}, gated=False)",
     "round": f"(a, decimals=0, *, {SOFT}, neighbor_radius=None)",
+    "router": f"(logits, k, *, straight_through=False, {TRANSPORT})",
     "sigmoidal": f"(x, *, {SOFT})",
     "sign": f"(x, *, {SOFT})",
     "soft_permutation": f"(a, axis=-1, *, {ORDER})",
@@ -82,10 +83,10 @@ SIGNATURES = {
 }
 # What softening means is written once, in the documentation.
 EXPLAINED_ONCE = {"softness", "mode", "method", "standardize", "implementation"}
-TYPES = {"AbstractMethod", "SoftBool", "SoftIndex", "Explanation", "SoftPermutation", "SolverInfo"}
+TYPES = {"AbstractMethod", "Explanation", "Routing", "SoftBool", "SoftIndex", "SoftPermutation", "SolverInfo"}
 # `soft_permutation` returns an operator, not an array: its own mode="hard" is the hard form.
 WITH_MODE = {name for name, signature in SIGNATURES.items() if "mode=" in signature}
-WITH_MODE -= {"calibrate_softness", "soft_permutation"}
+WITH_MODE -= {"calibrate_softness", "router", "soft_permutation"}
 
 
 def public(module):
