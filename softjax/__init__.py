@@ -1,6 +1,8 @@
 """Soft, differentiable drop-in replacements for JAX's hard operators."""
 
+from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
+from typing import Any as _Any
 
 from ._calibration import calibrate_softness as calibrate_softness
 from ._compare import equal as equal
@@ -115,3 +117,14 @@ __version__ = "0.1.0"
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     name for name, value in globals().items() if not (name.startswith("_") or isinstance(value, _ModuleType))
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """`softjax.random`, which is imported where it is used."""
+    if name == "random":
+        return _import_module(".random", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "random"})
