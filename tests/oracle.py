@@ -427,7 +427,7 @@ def argtop_k(x, k, **order):
 
 def top_k(x, k, **order):
     """The last k values, largest first, and rows where the method has them."""
-    if order["method"] == "fast_soft_sort" and order["mode"] != "hard":
+    if order["method"] == "fast_soft_sort":
         return (values(x, np.arange(len(x) - k, len(x)), **order)[::-1],)
     plan = argtop_k(x, k, **order)
     return plan @ x, plan
