@@ -118,13 +118,15 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     name for name, value in globals().items() if not (name.startswith("_") or isinstance(value, _ModuleType))
 ]
 
+_SUBMODULES = ("losses", "random")
+
 
 def __getattr__(name: str) -> _Any:
-    """`softjax.random`, which is imported where it is used."""
-    if name == "random":
-        return _import_module(".random", __name__)
+    """Submodules that are imported where they are used."""
+    if name in _SUBMODULES:
+        return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "random"})
+    return sorted({*globals(), *_SUBMODULES})
