@@ -136,8 +136,7 @@ def _share_found(scores: ArrayLike, relevant: ArrayLike, k: int, rest: dict[str,
     x, _, relevant = _lists(scores, axis, where, relevant=relevant)
     k = _check.integer("k", k, 1, x.shape[-1], why=", the length of a list")
     found = jnp.sum(top_k_mask(x, k, **rest) * relevant, axis=-1)
-    there = jnp.sum(relevant, axis=-1)
-    return _over(found, jnp.where(there > 0, jnp.full_like(there, k), 0) if of_k else there)
+    return _over(found, jnp.full_like(found, k) if of_k else jnp.sum(relevant, axis=-1))
 
 
 def precision_loss(

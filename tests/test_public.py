@@ -4,10 +4,12 @@ import inspect
 import pydoc
 import re
 import types
+from pathlib import Path
 
 import pytest
 
 import softjax as sj
+from softjax._methods import METHODS
 
 SOFT = "softness=0.1, mode='smooth'"
 ORDER = f"{SOFT}, method='softsort', standardize=None, implementation=None"
@@ -148,3 +150,27 @@ def test_straight_through_forms_keep_their_operators_names():
         function = getattr(sj, f"{name}_st")
         assert function.__name__ == f"{name}_st"
         assert inspect.getdoc(getattr(sj, name)).split("\n")[0] in inspect.getdoc(function)
+
+
+RELEASED = """abs all any arccos arcsin argmax argmedian argmin argpercentile argquantile argsort choose clip div
+dynamic_index_in_dim dynamic_slice dynamic_slice_in_dim equal grad_replace greater greater_equal heaviside isclose less
+less_equal log logical_and logical_not logical_or logical_xor max median min norm not_equal percentile quantile rank
+relu round sigmoidal sign softrelu sort sqrt st take take_along_axis top_k where
+abs_st argmax_st argmedian_st argmin_st argpercentile_st argquantile_st argsort_st clip_st equal_st greater_equal_st
+greater_st heaviside_st isclose_st less_equal_st less_st max_st median_st min_st not_equal_st percentile_st quantile_st
+rank_st relu_st round_st sign_st sort_st top_k_st""".split()
+RELEASED_PARAMETERS = """a atol axis b choices condition descending epsilon fn gated gated_grad k keepdims method mode
+neighbor_radius ot_kwargs p q quantile_method rtol slice_size slice_sizes soft_index soft_start_index soft_start_indices
+softness standardize use_geometric_mean x y""".split()
+RELEASED_METHODS = ("ot", "softsort", "neuralsort", "fast_soft_sort", "smooth_sort", "sorting_network")
+
+
+def test_the_released_library():
+    """Every function of softjax 0.1.1 is here; its parameters and methods are, or docs/differences.md names them."""
+    assert set(RELEASED) <= public(sj)
+    own = {name for function in RELEASED for name in inspect.signature(getattr(sj, function)).parameters}
+    page = (Path(__file__).parent.parent / "docs" / "differences.md").read_text(encoding="utf-8")
+    for name in RELEASED_PARAMETERS:
+        assert name in own or f"`{name}`" in page, name
+    for name in RELEASED_METHODS:
+        assert name in METHODS or f'`"{name}"`' in page, name
