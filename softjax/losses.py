@@ -131,12 +131,13 @@ def spearman_loss(
     return _over(jnp.sum(a * b, axis=-1), jnp.where(some, jnp.sqrt(jnp.where(some, scale, 1)), 0))
 
 
-def _share_found(scores: ArrayLike, relevant: ArrayLike, k: int, rest: dict[str, Any], of_k: bool) -> Array:
-    axis, where = rest.pop("axis"), rest.pop("where")
+def _found(
+    scores: ArrayLike, relevant: ArrayLike, k: int, axis: int, where: ArrayLike | None, how: dict[str, Any]
+) -> tuple[Array, Array]:
+    """How much of what is relevant is among the k largest, and how much there is."""
     x, _, relevant = _lists(scores, axis, where, relevant=relevant)
     k = _check.integer("k", k, 1, x.shape[-1], why=", the length of a list")
-    found = jnp.sum(top_k_mask(x, k, **rest) * relevant, axis=-1)
-    return _over(found, jnp.full_like(found, k) if of_k else jnp.sum(relevant, axis=-1))
+    return jnp.sum(top_k_mask(x, k, **how) * relevant, axis=-1), jnp.sum(relevant, axis=-1)
 
 
 def precision_loss(
@@ -162,9 +163,9 @@ def precision_loss(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** Manning, Raghavan and Schuetze, Introduction to Information Retrieval, 8.4.
     """
-    rest = {"axis": axis, "where": where, "softness": softness, "mode": mode, "method": method}
-    rest |= {"standardize": standardize, "implementation": implementation}
-    return _share_found(scores, relevant, k, rest, of_k=True)
+    how = {"softness": softness, "mode": mode, "method": method, "standardize": standardize}
+    found, _ = _found(scores, relevant, k, axis, where, how | {"implementation": implementation})
+    return 1 - found / k
 
 
 def recall_loss(
@@ -187,6 +188,5 @@ def recall_loss(
     **Raises:** `ValueError` or `TypeError` for an argument that is not legal.
     **Source:** see `precision_loss`.
     """
-    rest = {"axis": axis, "where": where, "softness": softness, "mode": mode, "method": method}
-    rest |= {"standardize": standardize, "implementation": implementation}
-    return _share_found(scores, relevant, k, rest, of_k=False)
+    how = {"softness": softness, "mode": mode, "method": method, "standardize": standardize}
+    return _over(*_found(scores, relevant, k, axis, where, how | {"implementation": implementation}))

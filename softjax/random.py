@@ -47,18 +47,15 @@ def bernoulli(
     p = _check.between("p", p, 0, 1)
     shape = p.shape if shape is None else tuple(shape)
     _fits(shape, p.shape, "p")
-    wide = _check.compute_dtype(p.dtype)
-    info = jnp.finfo(p.dtype)
+    if _check.choice("mode", mode, MODES) is None:
+        return jax.random.bernoulli(key, p, shape).astype(p.dtype)
+    wide, info = _check.compute_dtype(p.dtype), jnp.finfo(p.dtype)
     # Nothing is below a p of 0, everything below one of 1.
     u = jnp.maximum(jax.random.uniform(key, shape, p.dtype).astype(wide), 2 * float(info.tiny))
     inside = jnp.clip(p.astype(wide), float(info.tiny), 1 - float(info.epsneg))
     odds = jnp.log(inside) - jnp.log1p(-inside)
     noise = jnp.log(u) - jnp.log1p(-u)
-    t = jnp.broadcast_to(odds, shape) - noise
-    if mode == "hard":
-        _check.positive("softness", softness, or_zero=True)
-        return jax.random.bernoulli(key, p, shape).astype(p.dtype)
-    return sigmoidal(t, softness=softness, mode=mode).astype(p.dtype)
+    return sigmoidal(jnp.broadcast_to(odds, shape) - noise, softness=softness, mode=mode).astype(p.dtype)
 
 
 def _fits(shape: tuple[int, ...], own: tuple[int, ...], name: str) -> None:
@@ -168,9 +165,10 @@ def choice(
     """
     x = jnp.arange(a, dtype=float) if isinstance(a, int) else _check.real("a", a)
     axis, shape = _check.axis("axis", axis, x.ndim), tuple(shape)
-    _check.choice("mode", mode, MODES)
-    _check.positive("softness", softness, or_zero=mode == "hard")
-    if p is None or mode == "hard" or 0 in shape:
+    hard = _check.choice("mode", mode, MODES) is None
+    if not hard:
+        _check.positive("softness", softness)
+    if p is None or hard or 0 in shape:
         return jax.random.choice(key, x, shape, _check.flag("replace", replace), p, axis)
     given = _check.between("p", p, 0, 1)
     n, draws = x.shape[axis], math.prod(shape)

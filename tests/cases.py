@@ -184,6 +184,24 @@ def sample(shape=SHAPE, seed=0, dtype=np.float64):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
+KINDS = ("normal", "tied", "constant", "far", "heavy")
+
+
+def lying(kind, n, seed=0):
+    """Two rows of n keys: rows that differ in how keys lie."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(2, n))
+    return {
+        "normal": x,
+        "tied": np.round(x, 1),
+        "constant": np.full_like(x, 0.3),
+        "far": 1e3 + np.round(x, 1),
+        "heavy": rng.standard_cauchy(size=(2, n)),
+        "huge": 1e30 * x,
+        "tiny": 1e-30 * x,
+    }[kind]
+
+
 # --- elementwise operators -----------------------------------------------------------------------------
 
 

@@ -24,22 +24,7 @@ FORMS = {
 }
 
 
-def keys(kind, n, seed=0):
-    """Rows that differ in how keys lie."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(2, n))
-    return {
-        "normal": x,
-        "tied": np.round(x, 1),
-        "constant": np.full_like(x, 0.3),
-        "far": 1e3 + np.round(x, 1),
-        "heavy": rng.standard_cauchy(size=(2, n)),
-        "huge": 1e30 * x,
-        "tiny": 1e-30 * x,
-    }[kind]
-
-
-KINDS = ("normal", "tied", "constant", "far", "heavy", "huge", "tiny")
+KINDS = (*cases.KINDS, "huge", "tiny")
 
 
 # --- isotonic regression ---------------------------------------------------------------------------------
@@ -178,7 +163,7 @@ def test_mask_is_that_of_transport():
 @pytest.mark.parametrize("n", [4_096, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_float32_of_long_rows(kind, n, standardize):
     """Within float32's rounding of the float64 oracle, from a softness where nothing is pooled to one where all is."""
-    x = keys(kind, n).astype(np.float32)
+    x = cases.lying(kind, n).astype(np.float32)
     exact = x.astype(np.float64)
     spread = np.ptp(exact)
     unit = (exact.std() if spread else 1.0) if not standardize else 1.0
@@ -312,7 +297,7 @@ def slopes(standardize):
 def test_gradients_are_finite(standardize):
     """By keys and by softness, at a tiny softness, a huge one, and between."""
     for kind in KINDS if standardize else KINDS[:5]:  # slopes by the softness are numbers of no float there
-        x = jnp.asarray(keys(kind, 300), jnp.float32)
+        x = jnp.asarray(cases.lying(kind, 300), jnp.float32)
         for softness in (1e-37, 1e-6, 0.3, 1e6, 1e38):
             assert all(np.all(np.isfinite(a)) for a in slopes(standardize)(x, softness)), (kind, softness)
 

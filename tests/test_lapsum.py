@@ -15,22 +15,6 @@ import softjax as sj
 HOW = {"method": "lapsum"}
 
 
-def keys(kind, n, seed=0):
-    """Rows that differ in how keys lie."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(2, n))
-    return {
-        "normal": x,
-        "tied": np.round(x, 1),
-        "constant": np.full_like(x, 0.3),
-        "far": 1e3 + np.round(x, 1),
-        "heavy": rng.standard_cauchy(size=(2, n)),
-    }[kind]
-
-
-KINDS = ("normal", "tied", "constant", "far", "heavy")
-
-
 def results(x, softness, weights, implementation):
     """Of every operator that takes all ranks or a threshold."""
     how = HOW | {"softness": softness, "implementation": implementation}
@@ -58,23 +42,23 @@ def with_slopes(x, softness, weights, implementation):
     return found, slopes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("softness", [1e-4, 0.1, 10.0])
 def test_fast_form_is_the_definition(kind, softness):
     """Values and gradients of a piecewise walk are those of rows that are written out, in float64."""
     n = 200
     with x64():
-        given = jnp.asarray(keys(kind, n)), softness, jnp.asarray(np.random.default_rng(1).normal(size=(2, n)))
+        given = jnp.asarray(cases.lying(kind, n)), softness, jnp.asarray(np.random.default_rng(1).normal(size=(2, n)))
         (have, slopes), (want, expected) = with_slopes(*given, "xla"), with_slopes(*given, "dense")
     for a, b in zip([*have, *slopes], [*want, *expected], strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-9 * np.max(np.abs(b)) + 1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", cases.KINDS)
 @pytest.mark.parametrize("softness", [1e-3, 0.1])
 def test_float32_at_a_real_size(kind, softness):
     """Against the same in float64, of 20,000 float32 keys."""
-    x = keys(kind, 20_000).astype(np.float32)
+    x = cases.lying(kind, 20_000).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
     have, (slope, by_softness) = with_slopes(jnp.asarray(x), np.float32(softness), jnp.asarray(weights), "xla")
     with x64():
@@ -86,10 +70,10 @@ def test_float32_at_a_real_size(kind, softness):
     assert np.isfinite(by_softness) and np.isfinite(of_softness)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", cases.KINDS)
 def test_doubly_stochastic(kind):
     """Rows and columns of P sum to 1, in float32."""
-    p = np.asarray(sj.argsort(jnp.asarray(keys(kind, 60), jnp.float32), softness=0.1, **HOW))
+    p = np.asarray(sj.argsort(jnp.asarray(cases.lying(kind, 60), jnp.float32), softness=0.1, **HOW))
     for axis in (-1, -2):
         np.testing.assert_allclose(p.sum(axis), 1, rtol=0, atol=cases.tolerance("float32", 60, 4))
 
@@ -98,7 +82,7 @@ def test_doubly_stochastic(kind):
 @pytest.mark.parametrize("softness", [1e-5, 0.1, 100.0])
 def test_mask_sums_to_k(softness, k):
     """In [0, 1], of every kind of keys; the sum is k up to the rounding of 500 shares."""
-    x = jnp.asarray(np.concatenate([keys(kind, 500) for kind in KINDS]), jnp.float32)
+    x = jnp.asarray(np.concatenate([cases.lying(kind, 500) for kind in cases.KINDS]), jnp.float32)
     mask = np.asarray(sj.top_k_mask(x, k, softness=softness, **HOW), np.float64)
     assert (mask >= 0).all() and (mask <= 1).all()
     np.testing.assert_allclose(mask.sum(-1), k, rtol=1e-5, atol=1e-7)
@@ -123,7 +107,7 @@ def test_mask_follows_k(softness, k):
 def test_a_mask_is_the_last_rows():
     """Of a whole k; ranks sum to what they sum to, and so do rows of ranks."""
     with x64():
-        x = jnp.asarray(keys("tied", 50))
+        x = jnp.asarray(cases.lying("tied", 50))
         how = HOW | {"softness": 0.2}
         last = sj.argsort(x, **how)[:, -8:].sum(1)
         np.testing.assert_allclose(sj.top_k_mask(x, 8, **how), last, rtol=0, atol=1e-13)
@@ -161,7 +145,7 @@ def test_names_of_kernels_are_refused():
 def test_published_mask():
     """Against the published formula by its own implementation in perf/peers, through a definition by bisection."""
     with x64():
-        x = keys("normal", 300)
+        x = cases.lying("normal", 300)
         for k in (1, 30, 150):
             want = np.stack([oracle.top_k_mask(row, k, 0.05, "smooth", "lapsum") for row in x])
             np.testing.assert_allclose(sj.top_k_mask(jnp.asarray(x), k, softness=0.05, **HOW), want, rtol=0, atol=1e-13)
