@@ -16,15 +16,22 @@ from ._types import Float, Implementation, MethodName, ModeName, Softness
 class Routing(NamedTuple):
     """Where tokens go.
 
-    `weights` combine the experts' outputs, and sum to 1 for every token; `mask` says which experts a token goes to, and
-    sums to k. `balance_loss` is 1 where experts share the tokens evenly, and more where they do not. `active_experts`
-    is the expected number of experts that some token goes to, each with its mask's entry as a probability.
+    `weights` combine the experts' outputs, and sum to 1 for every token with k > 0; `mask` says which experts a token
+    goes to, and sums to k. `balance_loss` is 1 where experts share the tokens evenly, and more where they do not.
+    `active_experts` is the expected number of experts that some token goes to, each with its mask's entry as a
+    probability.
     """
 
     weights: Float[Array, "*batch tokens experts"]
     mask: Float[Array, "*batch tokens experts"]
     balance_loss: Float[Array, "*batch"]
     active_experts: Float[Array, "*batch"]
+
+
+def _normalised(x: Array) -> Array:
+    """Over the last axis; what sums to 0 stays 0."""
+    total = jnp.sum(x, axis=-1, keepdims=True)
+    return x / jnp.where(total > 0, total, jnp.ones_like(total))
 
 
 def router(
@@ -46,7 +53,8 @@ def router(
 
     **Arguments:**
         logits: (..., tokens, experts), what the gate says of each token.
-        k: how many experts a token goes to, a real number in (0, experts] or an array (..., tokens) of them.
+        k: how many experts a token goes to, a real number in [0, experts] or an array (..., tokens) of them; 0 for one
+            that goes nowhere.
         straight_through: hard masks, and the soft ones' derivative: k experts are computed, all of them learn.
         softness: positive; broadcastable to (..., tokens).
         mode: "hard", "smooth", "c0", "c1" or "c2".
@@ -67,8 +75,7 @@ def router(
     given = mask.astype(wide.dtype)
     p = jax.nn.softmax(wide, axis=-1)
     share = p * given
-    weights = share / jnp.sum(share, axis=-1, keepdims=True)
-    places = given / jnp.sum(given, axis=-1, keepdims=True)
+    weights, places = _normalised(share), _normalised(given)
     loss = x.shape[-1] * jnp.sum(jnp.mean(places, axis=-2) * jnp.mean(p, axis=-2), axis=-1)
     active = jnp.sum(1 - jnp.prod(1 - given, axis=-2), axis=-1)
     return Routing(weights.astype(x.dtype), mask, loss.astype(x.dtype), active.astype(x.dtype))

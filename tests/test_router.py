@@ -113,6 +113,18 @@ def test_shapes_and_transforms():
     assert {a.dtype for a in sj.router(x.astype(jnp.bfloat16), 2)} == {jnp.dtype(jnp.bfloat16)}
 
 
+def test_tokens_that_go_nowhere():
+    """With k = 0 they have no weights, no place and no gradient through them, and others are as they were."""
+    x = jnp.asarray(logits(9)[0], jnp.float32)
+    k = jnp.where(jnp.arange(TOKENS) < 4, 0.0, 2.0)
+    for how in ({}, {"straight_through": True}):
+        found = sj.router(x, k, **how)
+        np.testing.assert_array_equal(found.weights[:4], 0)
+        np.testing.assert_allclose(found.weights[4:], sj.router(x[4:], 2, **how).weights, rtol=1e-5)
+        slopes = jax.grad(lambda x, how=how: jnp.sum(sj.router(x, k, **how).weights ** 2))(x)
+        assert np.all(slopes[:4] == 0) and np.all(np.isfinite(slopes))
+
+
 def test_errors():
     """Which argument, and what is legal."""
     with pytest.raises(ValueError, match=r"`logits.shape` \(=\(3,\)\) must be \(..., tokens, experts\)"):
